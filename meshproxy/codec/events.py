@@ -14,10 +14,22 @@ request of a traced client; without it `headers` is equal from one request to th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 Headers = tuple[tuple[bytes, bytes], ...]
 """Fields in their order on the wire. Codecs share equal tuples between messages."""
+
+
+class Shape(Protocol):
+    """What several heads of a connection have in common (`codec.h2.shape`)."""
+
+    places: tuple[tuple[int, bytes, int], ...]
+    """Of each field whose value differs: where it is among the fields, its name, and its number."""
+    trace: int
+    """The number of `traceparent`; -1: it does not differ, or there is none."""
+    plans: object
+    """What the layers above keep of requests with such heads (`proxy.express`)."""
 
 
 @dataclass(slots=True)
@@ -41,6 +53,8 @@ class RequestHead:
     trace: bytes | None = None
     """The value of `traceparent`, not validated and possibly empty. None if none was received, or several: these count
     as none (https://www.w3.org/TR/trace-context/ section 3.2.2.3). Never part of `headers`; sent behind them."""
+    shape: Shape | None = field(default=None, compare=False, repr=False)
+    """What other heads of this connection have in common with it, on HTTP/2, as far as that is kept."""
 
 
 @dataclass(slots=True)
@@ -135,4 +149,48 @@ class Failed:
     """The peer ended it (EOF or GOAWAY with an error); otherwise it is because of a violation."""
 
 
-Event = RequestHead | ResponseHead | Data | Trailers | Reset | Rejected | Writable | GoneAway | Pong | Failed
+@dataclass(slots=True)
+class WholeRequest:
+    """The head of a request and all of its body, which came in one read (HTTP/2, `codec.h2.joined`)."""
+
+    head: RequestHead
+    data: bytes
+    flow: int
+    """See `Data`."""
+
+
+@dataclass(slots=True)
+class WholeResponse:
+    """The final head of a response, all of its body and its trailers, which came in one read."""
+
+    stream: int
+    status: int
+    headers: Headers
+    length: int | None
+    data: bytes
+    flow: int
+    trailers: Headers
+
+    def apart(self) -> tuple[Event, ...]:
+        """The same as three events."""
+        return (
+            ResponseHead(self.stream, self.status, self.headers, False, self.length),
+            Data(self.stream, self.data, self.flow, False),
+            Trailers(self.stream, self.trailers),
+        )
+
+
+Event = (
+    RequestHead
+    | ResponseHead
+    | Data
+    | Trailers
+    | Reset
+    | Rejected
+    | Writable
+    | GoneAway
+    | Pong
+    | Failed
+    | WholeRequest
+    | WholeResponse
+)

@@ -44,6 +44,11 @@ REQUEST_ID_BYTES = 64
 REQUEST_ID_OCTETS = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_."
 """Of a value that is kept apart: more than any other one would have to be checked for."""
 
+GRPC_TIMEOUT = b"grpc-timeout"
+"""The time limit of a gRPC call."""
+REST_TIMEOUT = b"x-envoy-expected-rq-timeout-ms"
+"""That of a REST call in milliseconds, as gateways that are built on Envoy send it. No standard names such a header."""
+
 NOT_IN_TRAILERS = FRAMING | {
     # RFC 9110 section 6.5.1: fields for routing, decoding, caching or authentication must come before the body.
     b"trailer",

@@ -91,7 +91,7 @@ class MessageRewriter:
             if not self._has_passed and len(data) > 7 and data[5] == self._choice.kind.first and not data[0]:
                 stop = 7 + data[6]
                 whole = stop <= len(data) == PREFIX_BYTES + int.from_bytes(data[1:5], "big")
-                if whole and data[6] < 0x80 and holds_only_others(data, stop):
+                if whole and data[6] < 0x80 and holds_only_others(data, stop, len(data)):
                     field = self._choice.replace_one(data[7:stop])
                     self._has_passed = True
                     return b"\0%b%b%b" % ((len(data) - stop + len(field)).to_bytes(4, "big"), field, data[stop:])

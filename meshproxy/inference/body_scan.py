@@ -123,6 +123,24 @@ def one_less(left: int) -> int:
     return left - 1
 
 
+def repeats(data: bytes, size: int, first: bytes, stop: int) -> bool:
+    """Whether a whole body says what one said that a scan has read at once: that depends on the first field only, and
+    on there being no other one with its number.
+
+    Args:
+        data: the body.
+        size: its length.
+        first: the first field of the other (`BodyScan.first_field`).
+        stop: where that ended: five bytes and its length.
+    """
+    return (
+        data.startswith(first, 5)
+        and not data[0]
+        and int.from_bytes(data[1:5], "big") + 5 == size
+        and holds_only_others(data, stop, size)
+    )
+
+
 class BodyScan:
     """Reads the call out of one gRPC request body while the body passes.
 
@@ -172,7 +190,7 @@ class BodyScan:
             if self.call is None and len(data) > 7 and data[5] == self._kind.first and not data[0]:
                 stop = 7 + data[6]
                 whole = stop <= len(data) == 5 + int.from_bytes(data[1:5], "big")
-                if whole and data[6] < 0x80 and holds_only_others(data, stop):
+                if whole and data[6] < 0x80 and holds_only_others(data, stop, len(data)):
                     occurrence = data[7:stop]
                     call = self._memo.get(occurrence) or self._learn(occurrence)
                     if call is not None:
@@ -183,6 +201,11 @@ class BodyScan:
             self._slow = _Stream(self._kind, self._encoding, self._limits, self.call)
         self._reading = self._slow.feed(data, end)
         return self.read_on()
+
+    def first_field(self, data: bytes) -> bytes | None:
+        """What of a whole body, the first thing that was fed, its call depends on: the first field of its message;
+        None: on more than that. For `repeats`."""
+        return data[5 : 7 + data[6]] if self.call is not None and self._slow is None else None
 
     def read_on(self) -> Call | None:
         """See `surface.Scan`. Raises as `feed`."""

@@ -61,7 +61,7 @@ def read_json(body: bytes) -> ModelVersions:
             _in_order({int(each.version) for each in statuses if each.state == "AVAILABLE"}),
             any(each.state == "LOADING" for each in statuses),
         )
-    except ValueError:  # msgspec's own are, too
+    except (ValueError, RecursionError):  # msgspec's own are ValueErrors, too
         raise malformed("the model's status is not the JSON that it should be") from None
 
 

@@ -177,13 +177,12 @@ def _too_many() -> Refusal:
     )
 
 
-def holds_only_others(data: bytes, position: int) -> bool:
-    """Whether from `position` to the end there are only whole length-delimited fields with numbers 2 to 15, at most
-    16 KiB each and `FAST_FIELDS` in all: what mostly follows a model_spec. False says nothing.
+def holds_only_others(data: bytes, position: int, stop: int) -> bool:
+    """Whether from `position` to the end, `stop`, there are only whole length-delimited fields with numbers 2 to 15, at
+    most 16 KiB each and `FAST_FIELDS` in all: what mostly follows a model_spec. False says nothing.
 
     In the hot path of every small request: 0.2 µs, where `FieldScanner` takes 2.
     """
-    stop = len(data)
     try:
         for _ in range(FAST_FIELDS):
             if position >= stop:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from meshproxy.inference.body_scan import ScanLimits
@@ -112,6 +112,19 @@ class Comparison:
     """Why they do not agree. Holds nothing of their content but the names of outputs."""
 
 
+class Signals(NamedTuple):
+    """What an answer says about the version that gave it (`answer_signals`)."""
+
+    values: int
+    """Numbers that were looked at."""
+    nan_values: int
+    """Of these, NaN or infinite."""
+    top: int | None
+    """The index of the largest number of a row; None: no output has rows."""
+    score: float | None
+    """That number, or the only one of a regression; None: it is not finite, or there is none."""
+
+
 class RewriteBody(Protocol):
     """Makes the rewriter of one request body."""
 
@@ -157,10 +170,17 @@ class Operation:
     compare: Callable[[bytes, bytes, Tolerance], Comparison | None] | None = None
     """Compares two whole response bodies of status 200, uncompressed; None: that would take too long. Raises nothing,
     whatever they hold."""
+    read_signals: Callable[[bytes], Signals | None] | None = None
+    """Reads NaN, class and score of a whole response body of status 200, uncompressed; None: it cannot be read. Raises
+    nothing, whatever it holds."""
     read_version: Callable[[], VersionReader] | None = None
     """Makes the reader of one response; None: responses name no version."""
     affinity_key: Callable[[bytes], bytes | None] | None = None
     """What keeps the requests of one client together, from the beginning of a request body; None if it is not there."""
+    keep_parts: Callable[[bytes, Callable[[str], bool]], bytes] | None = None
+    """What is left of a whole response body of status 200, uncompressed, if a caller may see only those parts whose
+    names the predicate permits: versions of a status, signatures of metadata. Raises Refusal: it cannot be read. None:
+    the answer has no such parts."""
     is_health: bool = False
     """grpc.health.v1: a sidecar may answer it for its model server."""
 

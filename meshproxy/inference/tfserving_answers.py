@@ -16,11 +16,12 @@ from json import loads
 from struct import Struct, iter_unpack
 
 from meshproxy.codec.grpc import PREFIX_BYTES
+from meshproxy.inference.answer_signals import signals_of
 from meshproxy.inference.answers import Numbers, Output, compare_outputs
 from meshproxy.inference.call import Verb
 from meshproxy.inference.fields import Unreadable, Work, fields, read_varint
 from meshproxy.inference.protobuf import as_int64
-from meshproxy.inference.surface import Comparison, Tolerance
+from meshproxy.inference.surface import Comparison, Signals, Tolerance
 
 MOST_FIELDS = 16_384
 """Protobuf fields that are looked at in one answer: 12 ms. Numbers that are packed are one field."""
@@ -39,6 +40,14 @@ def compare(first: bytes, second: bytes, is_grpc: bool, verb: Verb, tolerance: T
     a relative tolerance, equal ones 0.3; 64 KiB of JSON 3 ms, of packed integers or of classes with labels 8.
     """
     return compare_outputs(first, second, partial(_read_grpc if is_grpc else _read_json, verb), tolerance)
+
+
+def read_signals(is_grpc: bool, verb: Verb, body: bytes) -> Signals | None:
+    """What a response body of an inference verb says about its version (`answer_signals`). Nothing is raised.
+
+    20 us for a few numbers, 2.5 ms for 31 KB of JSON.
+    """
+    return signals_of(body, partial(_read_grpc if is_grpc else _read_json, verb))
 
 
 # ------------------------------------------------------------------------------------------------------------- gRPC

@@ -23,7 +23,7 @@ from meshproxy.inference.body_rewrite import Finder, MessageRewriter
 from meshproxy.inference.body_scan import FIELD_1, BodyKind, BodyScan, Replaced, ScanLimits, one_less
 from meshproxy.inference.call import Call, Chosen, ModelRef, Verb
 from meshproxy.inference.protobuf import FieldWalker, Found, as_int64, malformed
-from meshproxy.inference.surface import Comparison, ExampleCounter, Operation, Tolerance, VersionReader
+from meshproxy.inference.surface import Comparison, ExampleCounter, Operation, Signals, Tolerance, VersionReader
 from meshproxy.inference.tfserving_version import write_number
 from meshproxy.inference.unary import read_text, write_bytes, write_varint
 from meshproxy.refusal import Reason, Refusal
@@ -261,6 +261,12 @@ def _compare(verb: Verb, first: bytes, second: bytes, tolerance: Tolerance) -> C
     return compare(first, second, True, verb, tolerance)
 
 
+def _read_signals(verb: Verb, body: bytes) -> Signals | None:
+    from meshproxy.inference.tfserving_answers import read_signals
+
+    return read_signals(True, verb, body)
+
+
 def _rewrite(
     kind: BodyKind,
     call: Call,
@@ -283,6 +289,12 @@ _VERSION_READERS: dict[Verb, Callable[[], VersionReader]] = {
 }
 
 
+def _keep_parts(verb: Verb, body: bytes, may_see: Callable[[str], bool]) -> bytes:
+    from meshproxy.inference.tfserving_parts import keep_message
+
+    return keep_message(verb, body, may_see)
+
+
 def _operation(path: bytes, kind: BodyKind) -> Operation:
     return Operation(
         kind.verb,
@@ -292,8 +304,10 @@ def _operation(path: bytes, kind: BodyKind) -> Operation:
         rewrite_body=partial(_rewrite, kind) if kind.replace is not None else None,
         count_examples=partial(_count_examples, kind.verb) if kind.verb.is_inference else None,
         compare=partial(_compare, kind.verb) if kind.verb.is_inference else None,
+        read_signals=partial(_read_signals, kind.verb) if kind.verb.is_inference else None,
         read_version=_VERSION_READERS.get(kind.verb),
         affinity_key=client_id if kind.verb is Verb.PREDICT else None,
+        keep_parts=partial(_keep_parts, kind.verb) if kind.verb in (Verb.STATUS, Verb.METADATA) else None,
     )
 
 

@@ -32,8 +32,10 @@ from meshproxy.inference.tfserving_version import INT64_MAX, write_number
 from meshproxy.refusal import Reason, Refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from meshproxy.inference.body_scan import ScanLimits
-    from meshproxy.inference.surface import Comparison, ExampleCounter, Tolerance
+    from meshproxy.inference.surface import Comparison, ExampleCounter, Signals, Tolerance
 
 METRICS_PATH = b"/monitoring/prometheus/metrics"
 """The default of `MonitoringConfig.prometheus_config.path`."""
@@ -128,10 +130,21 @@ def _build(
         rewrite_target=rewrite_target,
         count_examples=_COUNTS.get(verb),
         compare=_COMPARES.get(verb),
+        read_signals=_SIGNALS.get(verb),
+        keep_parts=_PARTS.get(verb),
     )
 
 
 # What few sidecars do is imported when it is done (see tfserving_grpc).
+
+
+def _keep_parts(verb: Verb, body: bytes, may_see: Callable[[str], bool]) -> bytes:
+    from meshproxy.inference.tfserving_parts import keep_json
+
+    return keep_json(verb, body, may_see)
+
+
+_PARTS = {verb: partial(_keep_parts, verb) for verb in (Verb.STATUS, Verb.METADATA)}
 
 
 def _count_examples(verb: Verb, encoding: bytes | None, limits: ScanLimits) -> ExampleCounter:
@@ -146,8 +159,15 @@ def _compare(verb: Verb, first: bytes, second: bytes, tolerance: Tolerance) -> C
     return compare(first, second, False, verb, tolerance)
 
 
+def _read_signals(verb: Verb, body: bytes) -> Signals | None:
+    from meshproxy.inference.tfserving_answers import read_signals
+
+    return read_signals(False, verb, body)
+
+
 _COUNTS = {verb: partial(_count_examples, verb) for verb in _VERBS.values()}
 _COMPARES = {verb: partial(_compare, verb) for verb in _VERBS.values()}
+_SIGNALS = {verb: partial(_read_signals, verb) for verb in _VERBS.values()}
 
 
 def rewrite_target(call: Call, chosen: Chosen) -> bytes:

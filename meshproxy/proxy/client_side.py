@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 
     from meshproxy.codec.events import Headers, Rejected, RequestHead
     from meshproxy.inference.surface import VersionReader
+    from meshproxy.proxy.arm_call import ArmCall
     from meshproxy.proxy.context import ProxyContext
     from meshproxy.proxy.mirror import MirroredRequest
+    from meshproxy.proxy.sampled_answer import SampledAnswer
     from meshproxy.proxy.snapshot import Snapshot
     from meshproxy.transport.stream import Downstream
 
@@ -116,8 +118,9 @@ class ClientSide(LiveExchange):
         """When the answer must be whole; 0.0: no time limit."""
         self._timer: asyncio.TimerHandle | None = None
         """Set when `due` is near."""
-        self.mirrored: MirroredRequest | None = None
-        """The copy that is sent elsewhere."""
+        self.mirrored: MirroredRequest | ArmCall | SampledAnswer | None = None
+        """The copy that is sent elsewhere, what measures the arm of a rollout, which may have one, or what reads the
+        answer, which may have either."""
         self.version_reader: VersionReader | None = None
         """Finds the version that answered in the body of the answer."""
         self.sharing: Headers | None = None

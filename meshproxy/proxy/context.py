@@ -14,10 +14,10 @@ from meshproxy.transport.turns import Turns
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from meshproxy.proxy.exchange import Exchange, LiveExchange
-    from meshproxy.proxy.ports import Observer, RefreshKeys, Tracer, Traffic
+    from meshproxy.proxy.ports import Meter, Observer, RefreshKeys, Sampler, Tracer, Traffic
     from meshproxy.proxy.snapshot import Snapshot
     from meshproxy.transport.reaper import Reaper
 
@@ -39,6 +39,7 @@ class ProxyContext:
         on_limit: Callable[[str], None],
         traffic: Traffic,
         repeat: Callable[[Exchange], Callable[[Exchange], None]] | None = None,
+        admit_admin: Callable[[], None] | None = None,
         draw: Callable[[], float] = random.random,
         cpu_time: Callable[[], float] = time.thread_time,
     ) -> None:
@@ -57,6 +58,8 @@ class ProxyContext:
         self.on_limit = on_limit
         """Counts a limit that was exceeded, by its name."""
         self.traffic = traffic
+        self.admit_admin = admit_admin
+        """Asked after the policy has permitted a call of an admin verb; raises Refusal. None: nobody is."""
         self.draw = draw
         """A random number from 0 up to 1: splits, faults, back-off."""
         self.cpu_time = cpu_time
@@ -70,6 +73,11 @@ class ProxyContext:
         """Bodies that are read in slices."""
         self.express = new_tally()
         """What became of the requests that the express lane looked at."""
+        self.meters: Mapping[str, Meter] = {}
+        """What measures the arms of rollouts that are being judged, by the name of the rollout."""
+        self.sampler: Sampler | None = None
+        """Chooses the calls whose answers are read; None: none is. It changes with the snapshot alone: plans of the
+        express lane have it."""
         self.served = 0
         """Exchanges that have ended."""
         self.scan_buffer = ByteBudget()

@@ -1,4 +1,4 @@
-"""What became of the HTTP/1.1 requests that the express lane looked at."""
+"""What became of the requests that the express lane looked at."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ class Outcome(Enum):
     """Its body has not come with it, or more than its body."""
     CHANGED = ("missed", "configuration")
     """Its plan is of another snapshot, or another tracer."""
+    MODEL = ("missed", "model")
+    """No plan is known for the model that its body names, or the body cannot be read."""
     CALLER = ("missed", "caller")
     """The certificate or the token is not valid any more, or its key was withdrawn."""
     SHORT = ("missed", "deadline")
     """It gives hardly any time."""
     ENDPOINT = ("missed", "endpoint")
-    """The server has none or several, or its breaker or health check keeps calls away."""
+    """The server has none that takes the call, or several, and spans tell which ones were passed over."""
     BUSY = ("missed", "connection")
     """No connection to the model server is idle."""
+    SAMPLED = ("missed", "sampled")
+    """Its answer is to be read."""
     LEAVING = ("missed", "leaving")
     """The client is asked to leave with the next answer."""
 

@@ -119,6 +119,16 @@ class RequestHeaders:
         more.forward_with_token = (*more.forward, *self.forward_with_token[len(self.forward) :])
         return more
 
+    def with_token(self, credentials: list[bytes], forward: Headers) -> RequestHeaders:
+        """The same with tokens from other fields instead of those of `authorization`, and what is forwarded without
+        them."""
+        other = RequestHeaders.__new__(RequestHeaders)
+        for name in RequestHeaders.__slots__:
+            setattr(other, name, getattr(self, name))
+        other.authorization = credentials
+        other.forward = forward
+        return other
+
 
 def is_identity(name: bytes) -> bool:
     """A header that we alone may set: a client that sends it would speak in our name. Every spelling that some server

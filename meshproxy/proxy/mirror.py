@@ -33,6 +33,7 @@ from meshproxy.transport.client import (
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from meshproxy.codec.events import RequestHead
     from meshproxy.config.routes import Compare, Mirror
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from meshproxy.proxy.context import ProxyContext
     from meshproxy.proxy.exchange import Exchange
     from meshproxy.routing.routes import Route
+    from meshproxy.routing.split import Arm
     from meshproxy.upstream.endpoint import Endpoint
     from meshproxy.upstream.pool import H1Pool, H2Pool
 
@@ -156,6 +158,7 @@ class MirroredRequest:
         "_head",
         "_is_grpc",
         "_is_whole",
+        "_judged",
         "_limits",
         "_mirror",
         "_mirrors",
@@ -213,6 +216,16 @@ class MirroredRequest:
         self._pool: H1Pool | H2Pool | None = None
         self._exchange: UnaryExchange | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._judged: Callable[[bool], None] | None = None
+        """Told whether the answers agree, if they are compared."""
+
+    def judge_for(self, judged: Callable[[bool], None], arm: Arm) -> None:
+        """Have it told whether the answers agree, if the copy goes to this arm."""
+        mirror = self._mirror
+        if (mirror.version, mirror.label, mirror.model) == (arm.version, arm.label, arm.model) and (
+            mirror.server is None or mirror.server == arm.server
+        ):
+            self._judged = judged
 
     # While the request itself is carried
 
@@ -341,4 +354,7 @@ class MirroredRequest:
             exchange.cancel()
         if self._endpoint is not None:
             self._endpoint.cancelled(self._model, self._mirrors.context.now(), self._token)
+        judged, self._judged = self._judged, None
+        if judged is not None and (result == "agrees" or result.startswith("differs")):
+            judged(result == "agrees")
         self._mirrors.ended(self, self._direction, self._route, result)

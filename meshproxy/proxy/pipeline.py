@@ -20,7 +20,7 @@ Below the stations, each a file and each knowing only those under it:
     route_actions rate limits, faults, split, concurrency, mirror
     relay         the body in, the answer through, stalls
 
-Requests of HTTP/1.1 that repeat earlier ones do not come here: `express` has their way, until something happens to one
+Requests that repeat earlier ones do not come here: `express` has their way, until something happens to one
 (`ActiveRequest.unfold`).
 """
 
@@ -30,12 +30,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.events import Rejected, RequestHead
+from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.identity.caller import Caller, Workload
 from meshproxy.identity.tokens import KeysWanted
 from meshproxy.proxy.client_side import LOOKS, OVER
 from meshproxy.proxy.context import ProxyContext
 from meshproxy.proxy.cross_origin import answers_preflight
 from meshproxy.proxy.exchange import Exchange
+from meshproxy.proxy.express.call_lane import CallLane
+from meshproxy.proxy.express.call_ride import NOBODY, Sent
 from meshproxy.proxy.express.lane import Lane
 from meshproxy.proxy.guard import guarded
 from meshproxy.proxy.headers import TRACE_STATE
@@ -45,16 +48,21 @@ from meshproxy.proxy.relay import Relay
 from meshproxy.proxy.route_actions import RouteActions
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.transport.h1 import H1Server
+from meshproxy.transport.h2_server import H2ServerStream
 
 if TYPE_CHECKING:
     from meshproxy.identity.caller import Token
     from meshproxy.inference.call import Call
+    from meshproxy.proxy.express.call_ride import CallRide
     from meshproxy.proxy.express.ride import Ride
     from meshproxy.proxy.headers import RequestHeaders
-    from meshproxy.transport.stream import Downstream
+    from meshproxy.transport.stream import Downstream, ResponseSink, Upstream
 
 
 RECORD = frozenset(Exchange.__slots__) - {"head"}
+LANE_STREAM = 7
+"""The last request with which an express lane may begin: the fourth of a client that counts from 1, the third of one
+that counts from 3."""
 
 
 class ActiveRequest(Relay):
@@ -67,10 +75,8 @@ class ActiveRequest(Relay):
     def begin(self) -> None:
         """The head has been read: gRPC or REST, trace, time limit. Raises Refusal."""
         context, head = self.context, self.head
-        self.fields = fields = context.headers.read(head.headers)
+        fields = self._read_fields()
         self.is_grpc = fields.is_grpc
-        forward = fields.forward_with_token if self.snapshot.forwards_token else fields.forward
-        self.forward = forward
         if head.trace is not None:
             self._carry_trace(head.trace, fields)
         tracer = context.tracer
@@ -81,6 +87,16 @@ class ActiveRequest(Relay):
         if fields.timeout is not None:
             self.limit_time(fields.timeout)
         self._identify(fields)
+
+    def _read_fields(self) -> RequestHeaders:
+        """The head's fields: what they say, and which of them are forwarded. A token that comes in another field than
+        `authorization` is not."""
+        fields = self.context.headers.read(self.head.headers)
+        if self.snapshot.token_places is not None:
+            fields = self.snapshot.token_places.find(fields)
+        self.fields = fields
+        self.forward = fields.forward_with_token if self.snapshot.forwards_token else fields.forward
+        return fields
 
     def _identify(self, fields: RequestHeaders) -> None:
         """The caller: the workload of the connection's certificate, and the token. Raises Refusal."""
@@ -97,11 +113,11 @@ class ActiveRequest(Relay):
         token: Token | None = None
         if authorization and verifier is not None:
             if len(authorization) > 1:
-                raise Refusal(Reason.UNAUTHENTICATED, "More than one authorization header was sent: send one.")
+                raise Refusal(Reason.UNAUTHENTICATED, "More than one token was sent: send one.")
             try:
                 token = verifier.verify(authorization[0], now)
             except KeysWanted as wanted:
-                self._refresh_keys(wanted.issuer)
+                self._refresh_keys(wanted)
                 return
         last = connection.caller
         if type(last) is Caller and last.token is token:
@@ -158,8 +174,12 @@ class ActiveRequest(Relay):
 
     # `send_to` (relay): the server is known, endpoints are tried until one answers.
 
-    def unfold(self, ride: Ride) -> None:
-        """All of the stations, passed by the express lane: note what they would have noted, and what was sent."""
+    def unfold(self, ride: Ride | CallRide, stream: Upstream) -> None:
+        """All of the stations, passed by the express lane: note what they would have noted, and what was sent.
+
+        Args:
+            stream: takes again what was sent.
+        """
         plan, stall = ride.plan, ride.plan.snapshot.limits.stall
         for name in RECORD:
             setattr(self, name, getattr(ride, name))
@@ -167,8 +187,7 @@ class ActiveRequest(Relay):
         self.request_ended = True
         self.moved = self.started
         self.look_at(self.started + stall / LOOKS)
-        self.fields = fields = self.context.headers.read(self.head.headers)
-        self.forward = fields.forward_with_token if self.snapshot.forwards_token else fields.forward
+        fields = self._read_fields()
         if self.trace is not None and self.trace.state:
             self.forward = (*self.forward, (TRACE_STATE, self.trace.state))
         self.trace_parent = ride.trace_parent
@@ -182,7 +201,10 @@ class ActiveRequest(Relay):
         if route.timeout is not None:
             self.limit_time(route.timeout)
         body = ride.data[len(ride.data) - ride.bytes_received :]
-        self.resume_on(ride.endpoint, ride.token, ride.upstream_connection, ride.span_id, body)
+        if self.operation.scan is not None:
+            self._scan = self.operation.scan(fields.encoding, self.snapshot.limits.scan)
+            self._scan.feed(body, True)
+        self.resume_on(ride.endpoint, ride.token, stream, ride.span_id, body)
 
     # What seldom happens on the way
 
@@ -202,12 +224,12 @@ class ActiveRequest(Relay):
             if self.trace.state:
                 self.forward = (*self.forward, (TRACE_STATE, self.trace.state))
 
-    def _refresh_keys(self, issuer: str) -> None:
+    def _refresh_keys(self, wanted: KeysWanted) -> None:
         if self.has_refreshed:
             # A reload has replaced the issuer meanwhile: the keys that were fetched are not those looked at.
             raise Refusal(Reason.KEYS_UNAVAILABLE, "The keys of the token's issuer are changing: retry.", retry_after=1)
         self.has_refreshed = True
-        self.context.refresh_keys(issuer, self._keys_refreshed)
+        self.context.refresh_keys(wanted, self._keys_refreshed)
 
     @guarded
     def _keys_refreshed(self) -> None:
@@ -228,14 +250,41 @@ class Pipeline(ProxyContext):
         return Mirrors(self)
 
     def serve(self, stream: Downstream, head: RequestHead) -> None:
-        """Take a request (`stream.Serve`). From its second one on, a connection of HTTP/1.1 has an express lane."""
-        if head.stream == 2 and type(stream) is H1Server and self.snapshot.is_express:
-            stream.lane = Lane(self, self._unfold)
+        """Take a request (`stream.Serve`). From its second one on, a connection has an express lane."""
+        if 1 < head.stream <= LANE_STREAM and self.snapshot.is_express:
+            if head.stream == 2 and type(stream) is H1Server:
+                stream.lane = Lane(self, self._unfold)
+            elif type(stream) is H2ServerStream:
+                stream.open_lane(self._make_lane)
         request = ActiveRequest(self, stream, head)
         try:
             request.begin()
         except Exception as error:
             request.crashed(error)
+
+    def _make_lane(self) -> CallLane:
+        return CallLane(self, self._unfold_call)
+
+    def _unfold_call(self, ride: CallRide) -> tuple[ActiveRequest, ActiveRequest, ResponseSink]:
+        """The same of one over HTTP/2, whose codecs have missed nothing."""
+        downstream, upstream = ride.downstream, ride.upstream_connection
+        is_open = downstream.sink is not None
+        request = ActiveRequest(self, downstream, ride.head)
+        if not is_open:
+            downstream.sink = None
+        request.is_grpc = request.request_ended = True
+        sink: ResponseSink = NOBODY
+        try:
+            request.unfold(ride, Sent(upstream))
+            sink = request.go_on(upstream)
+            if upstream.sink is ride:
+                upstream.sink = sink
+        except Exception as error:
+            request.crashed(error)
+            upstream.sink = None
+            upstream.reset(ErrorCode.CANCEL)
+        upstream.ride = None
+        return request, request, sink
 
     def _unfold(self, ride: Ride) -> ActiveRequest:
         """A ride becomes an ordinary request. What its connections' codecs missed passes them now."""
@@ -244,7 +293,7 @@ class Pipeline(ProxyContext):
         upstream.ride = None
         queued = upstream.queued
         try:
-            request.unfold(ride)
+            request.unfold(ride, upstream)
         except Exception as error:
             request.crashed(error)
             upstream.abort()

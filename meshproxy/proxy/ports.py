@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
     from meshproxy.codec.events import Headers
     from meshproxy.identity.caller import Caller, Token
+    from meshproxy.identity.tokens import KeysWanted
     from meshproxy.inference.call import Call
+    from meshproxy.inference.surface import Signals
     from meshproxy.policy.decide import Permit
     from meshproxy.routing.failure import Failure
     from meshproxy.routing.retry import Skip
@@ -34,6 +36,12 @@ class Decides(Protocol):
     def decide(self, caller: Caller, call: Call, remote: str, headers: Headers | None) -> Permit:
         """`headers`: of the request; None if they are not known. Raises Refusal."""
 
+    def decide_partly(self, caller: Caller, call: Call, remote: str, headers: Headers | None) -> Permit | None:
+        """A permit for a call that was refused, and of whose answer the caller may see a part."""
+
+    def may_see(self, caller: Caller, call: Call, name: str, remote: str, headers: Headers | None) -> bool:
+        """Whether that part has the version, or the signature, of this name."""
+
 
 class FindsRoute(Protocol):
     """Finds the route of a call (`routing.routes.Routes`)."""
@@ -55,6 +63,56 @@ class FindsServer(Protocol):
 
     def find(self, authority: bytes, header: bytes | None, original: str) -> str | None:
         """Name of a `ModelServer`; empty if the header names an unknown one; None if nothing selects one."""
+
+
+class Meter(Protocol):
+    """Measures the arms of one rollout (`rollout.meter.Meter`)."""
+
+    def wants_answer(self, now: float) -> bool:
+        """Whether the answer of a call that begins now is to be read."""
+
+    def ended(
+        self,
+        exchange: Exchange,
+        is_candidate: bool,
+        examples: int,
+        size: int,
+        read: Callable[[], Signals | None] | None,
+    ) -> None:
+        """A call of an arm is over. Never raises.
+
+        Args:
+            examples: of its batch; 0 if they were not counted.
+            size: bytes of the answer's body; -1 if it was not whole.
+            read: reads the answer; None: it was not kept.
+        """
+
+    def compared(self, agrees: bool) -> None:
+        """The candidate's answer to a mirrored call of the stable version was compared."""
+
+
+class Sampler(Protocol):
+    """Chooses the calls whose answers are read, and reads them (`rollout.answer_sampler.AnswerSampler`)."""
+
+    def wants(self, call: Call) -> bool:
+        """Whether answers to such calls are read at all."""
+
+    def is_due(self, now: float) -> bool:
+        """One more of them is about to be forwarded: whether it is chosen. If so this is the answer until `begin`."""
+
+    def begin(self) -> None:
+        """The call that was chosen is being carried: `ended` is called once."""
+
+    def ended(
+        self, exchange: Exchange, is_whole: bool, answer: bytes | None, read: Callable[[bytes], Signals | None]
+    ) -> None:
+        """It is over. Never raises.
+
+        Args:
+            is_whole: the response was complete.
+            answer: the body; None: it is too long.
+            read: reads it.
+        """
 
 
 class Observer(Protocol):
@@ -88,9 +146,9 @@ class Tracer(Protocol):
 
 
 class RefreshKeys(Protocol):
-    """Fetches an issuer's keys."""
+    """Fetches what a verifier wants: an issuer's keys, or the word of AWS STS."""
 
-    def __call__(self, issuer: str, then: Callable[[], None]) -> None:
+    def __call__(self, wanted: KeysWanted, then: Callable[[], None]) -> None:
         """Call `then` once when the fetch has ended, with or without success."""
 
 

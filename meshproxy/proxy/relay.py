@@ -21,6 +21,7 @@ from meshproxy.proxy.guard import guarded
 from meshproxy.proxy.held_body import HeldBody, Piece
 from meshproxy.proxy.request import Request
 from meshproxy.proxy.retries import Retries
+from meshproxy.proxy.sampled_answer import SampledAnswer
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.failure import Failure
 
@@ -29,10 +30,13 @@ if TYPE_CHECKING:
 
     from meshproxy.codec.events import Headers, RequestHead
     from meshproxy.inference.call import Call
-    from meshproxy.inference.surface import Scan
+    from meshproxy.inference.surface import Scan, Signals
+    from meshproxy.proxy.attempt import Attempt
     from meshproxy.proxy.context import ProxyContext
     from meshproxy.proxy.health_call import HealthCall
+    from meshproxy.proxy.ports import Sampler
     from meshproxy.proxy.route_actions import RouteActions
+    from meshproxy.transport.h2_client import H2ClientStream
     from meshproxy.transport.stream import Downstream, Upstream
     from meshproxy.upstream.endpoint import Endpoint
 
@@ -200,11 +204,22 @@ class Relay(Request):
         clusters, route = self.snapshot.clusters, self.matched
         assert route is not None
         self.server = server
+        sampler, operation = self.context.sampler, self.operation
+        if sampler is not None and operation is not None and operation.read_signals is not None:
+            self._sample(sampler, operation.read_signals)
         cluster = clusters[server]
         key = self.key(cluster.key) if cluster.key is not None else None
         fallback = clusters[route.fallback.server or server] if route.fallback is not None else None
         retries = self._retries = Retries(self, route, cluster, fallback, key)
         retries.begin(self.context.now())
+
+    def _sample(self, sampler: Sampler, read: Callable[[bytes], Signals | None]) -> None:
+        """Read the answer, if it is chosen."""
+        call = self.forwarded
+        if call is not None and sampler.wants(call) and sampler.is_due(self.context.now()):
+            sampler.begin()
+            assert not isinstance(self.mirrored, SampledAnswer)
+            self.mirrored = SampledAnswer(sampler, read, self.mirrored)
 
     def resume_on(self, endpoint: Endpoint, token: int, stream: Upstream, span_id: bytes, body: bytes) -> None:
         """As after `send_to`, when all was sent (`Retries.resume`)."""
@@ -212,6 +227,14 @@ class Relay(Request):
         assert route is not None
         self._retries = retries = Retries(self, route, self.snapshot.clusters[self.server], None, None)
         retries.resume(endpoint, token, stream, span_id, body)
+
+    def go_on(self, stream: H2ClientStream) -> Attempt:
+        """What was resumed goes on over this stream. Returns who reads it."""
+        retries = self._retries
+        assert retries is not None
+        assert retries.current is not None
+        retries.upstream = retries.current.upstream = stream
+        return retries.current
 
     def fall_back(self) -> bool:
         return self._actions is None or self._actions.fall_back()
@@ -287,6 +310,7 @@ class Relay(Request):
         actions, self._actions = self._actions, None
         if actions is not None:
             actions.close(is_whole)
+        self.partial = None
         mirrored, self.mirrored = self.mirrored, None
         if mirrored is not None:
             mirrored.launch(self, is_whole)

@@ -11,6 +11,7 @@ from meshproxy.inference.surface import show_request
 from meshproxy.proxy.client_side import ClientSide
 from meshproxy.proxy.exchange import ResponseFlags
 from meshproxy.proxy.headers import RequestHeaders, identity_headers
+from meshproxy.proxy.partial_answer import UNFORWARDED, PartialAnswer
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing import deadline
 from meshproxy.routing.cookie import read_cookie, write_cookie
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from meshproxy.config.servers import Cookie, Key
     from meshproxy.inference.call import Call
     from meshproxy.inference.surface import Operation
+    from meshproxy.policy.decide import Permit
     from meshproxy.proxy.context import ProxyContext
     from meshproxy.routing.routes import Route
     from meshproxy.transport.stream import Downstream
@@ -31,8 +33,10 @@ class Request(ClientSide):
         "fields",
         "forward",
         "has_refreshed",
+        "is_partial",
         "matched",
         "operation",
+        "partial",
         "peeked",
         "rewrites_body",
         "set_cookies",
@@ -51,6 +55,10 @@ class Request(ClientSide):
         """The issuer's keys were fetched for it: once is enough."""
         self.operation: Operation | None = None
         """What the wire surface made of method and path."""
+        self.partial: PartialAnswer | None = None
+        """Passes on the part of the answer that the caller may see; None: they may see all of it."""
+        self.is_partial = False
+        """There was one."""
         self.matched: Route | None = None
         """The route."""
         self.peeked = b""
@@ -83,12 +91,34 @@ class Request(ClientSide):
     def decide(self, call: Call) -> None:
         """Ask the policy whether the caller may make `call`. Raises Refusal."""
         self.forwarded = call
-        permit = self.snapshot.policy.decide(self.caller, call, self.connection.remote, self.head.headers)
+        try:
+            permit = self.snapshot.policy.decide(self.caller, call, self.connection.remote, self.head.headers)
+        except Refusal as refusal:
+            permit = self._decide_partly(call, refusal)
         self.rule = permit.rule
         self.permit_audits = permit.audits
         self.conditions = permit.conditions
+        context = self.context
+        if context.admit_admin is not None and call.verb.is_admin:
+            context.admit_admin()
         if not self.decided:
-            self.decided = self.context.now()
+            self.decided = context.now()
+
+    def _decide_partly(self, call: Call, refusal: Refusal) -> Permit:
+        """The same for a part of the answer. Raises the refusal that there would have been."""
+        operation, policy = self.operation, self.snapshot.policy
+        if operation is None or operation.keep_parts is None or refusal.reason is not Reason.PERMISSION_DENIED:
+            raise refusal
+        permit = policy.decide_partly(self.caller, call, self.connection.remote, self.head.headers)
+        if permit is None:
+            raise refusal
+        if self.partial is None:
+            self.partial = PartialAnswer(self, refusal, operation.keep_parts)
+            self.is_partial = True
+            self.forward = tuple([field for field in self.forward if field[0] not in UNFORWARDED])
+        caller, remote, headers = self.caller, self.connection.remote, self.head.headers
+        self.partial.demand(lambda name: policy.may_see(caller, call, name, remote, headers))
+        return permit
 
     def decide_rewritten(self, call: Call) -> None:
         """Ask it once more, for the call with the model or version that the route chose. What the audit bindings match

@@ -281,6 +281,8 @@ class Retries:
         if request.snapshot.tells_timing and request.fields is not None and request.fields.wants_timing:
             request.first_byte = attempt.first_byte
             headers = (*headers, *server_timing(request))
+        if request.partial is not None:
+            return request.partial.begin(head, headers, attempt.first_byte)
         request.begin_answer(head.status, headers, attempt.first_byte, head.end, head.length)
         return request if request.answer is not OVER else None
 

@@ -18,10 +18,13 @@ from math import ceil, inf
 from typing import TYPE_CHECKING, Final
 
 from meshproxy.inference.surface import OneExample
+from meshproxy.proxy.arm_call import ArmCall
 from meshproxy.proxy.exchange import ResponseFlags
 from meshproxy.proxy.guard import guarded
+from meshproxy.proxy.sampled_answer import SampledAnswer
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.routing.admission import Entry
+from meshproxy.routing.live_split import LiveSplit, RolloutArm
 from meshproxy.routing.split import chosen
 
 if TYPE_CHECKING:
@@ -264,6 +267,8 @@ class RouteActions:
         Raises Refusal."""
         request, before = self._request, self._request.forwarded
         assert before is not None
+        if isinstance(request.mirrored, ArmCall | SampledAnswer):
+            request.mirrored.fell_back()
         forwarded = self._route.fallen_back(before)
         if forwarded is before:
             return True
@@ -337,6 +342,14 @@ class RouteActions:
                 request.encoding,
                 request.snapshot.limits.scan,
             )
+        arm = self._arm
+        if type(arm) is RolloutArm and operation is not None and operation.verb.is_inference:
+            split = self._route.split
+            meter = request.context.meters.get(split.name) if isinstance(split, LiveSplit) else None
+            if meter is not None and isinstance(split, LiveSplit):
+                copy = request.mirrored
+                assert not isinstance(copy, ArmCall | SampledAnswer)  # answers are sampled later
+                request.mirrored = ArmCall(request.context.now(), meter, split, arm, operation, self._examples, copy)
         proceed, self._proceed = self._proceed, None  # a bound method of the request: no reference circle
         assert proceed is not None
         proceed(self._server)

@@ -11,6 +11,7 @@ from meshproxy.inference.surfaces import SURFACES, Surfaces
 
 if TYPE_CHECKING:
     from meshproxy.proxy.ports import Decides, FindsRoute, FindsServer, Verifies
+    from meshproxy.proxy.token_places import TokenPlaces
     from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.serving import HealthService
 
@@ -44,6 +45,8 @@ class Snapshot:
     limits: BodyLimits
     forwards_identity: bool
     forwards_token: bool
+    token_places: TokenPlaces | None = None
+    """Where tokens are beside `authorization`; None: nowhere."""
     server: str | None = None
     """The ModelServer of calls for which nothing else selects one."""
     health: HealthService | None = None

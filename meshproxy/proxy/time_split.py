@@ -44,15 +44,21 @@ class TimeSplit(NamedTuple):
     """The rest of the response, or all of a refusal, to the client's connection."""
 
 
-_new = tuple.__new__
-"""What the constructor of a named tuple calls: half of the time."""
+Parts = tuple[float, float, float | None, float | None, float | None, float | None, float | None, float | None]
+"""The same without names: to make one of these takes half of the time."""
 
 
 def split_time(exchange: Exchange) -> TimeSplit:
-    """The parts of an exchange that has ended. Pure. 0.35 us for one that was answered at once."""
+    """The parts of an exchange that has ended. Pure."""
+    parts = split_answered(exchange)
+    return TimeSplit(*parts) if parts is not None else split_time_so_far(exchange, exchange.finished)
+
+
+def split_answered(exchange: Exchange) -> Parts | None:
+    """The parts of an exchange that was answered at once, which takes 0.3 us; None: it was not. Pure."""
     first_byte, connected, attempts = exchange.first_byte, exchange.connected, exchange.attempts
     if not first_byte or not connected or exchange.dequeued or exchange.retried or not attempts:
-        return split_time_so_far(exchange, exchange.finished)
+        return None
     started, reading, decided, received = exchange.started, exchange.reading, exchange.decided, exchange.received
     read = exchange.read - reading if reading else 0.0
     decide, connect, sent = decided - started - read, connected - decided, connected
@@ -60,8 +66,7 @@ def split_time(exchange: Exchange) -> TimeSplit:
         sent = received if received < first_byte else first_byte  # noqa: FURB136 (`min` takes 0.1 us)
         read += sent - connected
     answered, end = attempts[-1].ended, exchange.finished
-    parts = read, decide, 0.0, 0.0, connect, first_byte - sent, answered - first_byte, end - answered
-    return _new(TimeSplit, parts)
+    return read, decide, 0.0, 0.0, connect, first_byte - sent, answered - first_byte, end - answered
 
 
 def split_time_so_far(exchange: Exchange, now: float) -> TimeSplit:

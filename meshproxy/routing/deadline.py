@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 
 from meshproxy.codec.grpc import format_timeout
+from meshproxy.codec.headers import REST_TIMEOUT
 
-REST_HEADER = b"x-envoy-expected-rq-timeout-ms"
-"""What gateways that are built on Envoy send: milliseconds. No standard names such a header."""
+REST_HEADER = REST_TIMEOUT
 
 WHOLE_MILLISECONDS = 0.1
 DAY = 86_400.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from dataclasses import replace as replaced
 from typing import TYPE_CHECKING, Literal
 
 from msgspec.structs import replace
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from meshproxy.codec.events import Headers
+    from meshproxy.config.rollouts import ModelRollout
     from meshproxy.config.routes import Concurrency, Destination, Fallback, Mirror, ModelRoute
     from meshproxy.config.servers import Key
     from meshproxy.identity.caller import Caller
     from meshproxy.inference.call import Call
     from meshproxy.routing.carried_state import CarriedState
+    from meshproxy.routing.live_split import LiveSplit
     from meshproxy.routing.rate_limit import RateLimiter
 
 MEMO_ENTRIES = 4_096
@@ -53,7 +56,7 @@ class Route:
     """Of the document; empty for the default route."""
     server: str | None
     """Name of the `ModelServer`; None: the base server of the request."""
-    split: Split | None = None
+    split: Split | LiveSplit | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     """What version labels mean."""
     sticky: Key | None = None
@@ -113,7 +116,7 @@ class Route:
         """
         if self.split is None:
             raise LookupError(f"route {self.name!r} has no split")
-        return self.split.at(point)
+        return self.split.choose(call, point)
 
     def forwarded(self, call: Call, arm: Arm | None) -> Call:
         """The call as it is to be forwarded (see `split.resolve`); `call` itself if nothing changes."""
@@ -191,6 +194,10 @@ class Routes:
         candidates = self._choices.get(name) or self._look(name)
         return next(route for conditions, route in candidates if not conditions)
 
+    def choices(self, model: str) -> tuple[Candidate, ...]:
+        """The routes that calls of a model may have, in the order in which they are asked."""
+        return self._look(model)
+
     def _choose(self, name: str, headers: Headers, caller: Caller) -> Route:
         candidates = self._choices.get(name) or self._look(name)
         for conditions, route in candidates:
@@ -231,6 +238,7 @@ def compile_routes(
     routes: Sequence[ModelRoute],
     trust_domain: str,
     carried: CarriedState,
+    rollouts: Sequence[ModelRollout] = (),
 ) -> Routes:
     """Compile the documents that hold for one direction.
 
@@ -252,7 +260,31 @@ def compile_routes(
             conditions = tuple(Condition(match, trust_domain) for match in matches)
             route = _compile(direction, server, timeout, document, carried)
             patterns += [(pattern, conditions, route) for pattern in dict.fromkeys(spec.models)]
-    return Routes(default, patterns)
+    compiled = Routes(default, patterns)
+    for rollout in rollouts:
+        if rollout.spec.chosen_by == direction:
+            # The routes that its calls have get its arms, and are for its model alone.
+            model = rollout.spec.model
+            found = [
+                (model, conditions, _under(rollout, route, carried)) for conditions, route in compiled.choices(model)
+            ]
+            patterns = [each for each in patterns if each[0] != model] + found
+    return Routes(default, patterns) if rollouts else compiled
+
+
+def _under(rollout: ModelRollout, route: Route, carried: CarriedState) -> Route:
+    """The route of calls whose version a rollout chooses. One that splits them itself does so: loading has made sure
+    that there is none."""
+    spec = rollout.spec
+    if route.split is not None:
+        return route
+    counts = any(metric.name == "example-duration" for metric in spec.analysis.judged)
+    return replaced(
+        route,
+        split=carried.live_split(rollout),
+        sticky=spec.sticky,
+        counts_examples=route.counts_examples or counts,
+    )
 
 
 def _compile(

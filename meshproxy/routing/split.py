@@ -56,6 +56,10 @@ class Split:
         # arm has no border: a hash of 64 bits over 2^64 may be rounded to 1.
         self._borders = [border / self.total for border in accumulate(arm.weight for arm in self._weighted[:-1])]
 
+    def choose(self, call: Call, point: float) -> Arm:
+        """The arm of a call: the same for every call at a point."""
+        return self.at(point)
+
     def at(self, point: float) -> Arm:
         """The arm at a point from 0 to 1."""
         return self._weighted[bisect_right(self._borders, point)]

@@ -10,7 +10,7 @@ import socket
 import struct
 import sys
 import termios
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from meshproxy.codec.h2.budgets import Statistics
@@ -27,12 +27,15 @@ if TYPE_CHECKING:
     from meshproxy.transport.reaper import Reaper
 
 
+REST_SECONDS = 5.0
+"""See `Times.rest`."""
 READ_BYTES = 98_304
 """The size of a read. Plain protocols get up to 256 KiB from uvloop: a quarter more bytes per CPU second than with
 64 KiB, but 30 MB more memory with 32 large bodies in flight. 96 KiB give a tenth more, for 4 MB. It stays below 128
 KiB, from which malloc maps pages for each piece until its threshold has adapted."""
 LARGE_READ = 16_384
 """The output of a read of this size is written at once: batched any further, it would be copied and fill memory."""
+EVERYTHING = sys.maxsize
 UNREAD = 65_536
 """Bytes that TLS may buffer while reading is paused."""
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -52,6 +55,9 @@ class Times:
     idle: float = 75.0
     """Without a request. A little above the 60 s for which load balancers keep connections, so that they close first
     and no request crosses our close."""
+    rest: float = field(init=False, default=0.0)
+    """Without a request, after which a client's connection gives up what it holds to spare work: what it remembers, up
+    to 30 KB of heads and fields, and what a large body has used of its buffer. The next request costs 50 us more."""
     linger: float = 2.0
     """After a response that was sent before the end of the request, the rest of the request is read and dropped while
     some of it comes in each period of so long, so that closing does not reset the connection before the response is
@@ -62,6 +68,9 @@ class Times:
     """Silence on an HTTP/2 connection to a server with open streams before a keepalive PING."""
     ping_timeout: float = 4.0
     """For its acknowledgement. Together less than 10 s, including two periods of the reaper."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rest", min(REST_SECONDS, self.idle))
 
 
 class ConnectionContext:
@@ -108,7 +117,7 @@ class ConnectionContext:
         self.notices = Notices()
         self.turns = Turns(loop)
         """Connections with more input than is processed at once."""
-        self.write_bytes = sys.maxsize
+        self.write_bytes = EVERYTHING
         """What one write of an HTTP/2 connection may be at most; more is written in several. For servers of thousands
         of connections that are idle: TLS keeps as much memory for each as its largest write took."""
         self.remembers_heads = True
@@ -227,6 +236,7 @@ class Connection(Reading):
         self.is_closing = False
         """We are closing: further input is ignored."""
         self._gathered: list[bytes] = []
+        """Output; none unless `is_dirty`."""
         self.is_dirty = False
         """Output has been gathered: the outbox will flush it."""
         self.is_paused = False
@@ -286,14 +296,16 @@ class Connection(Reading):
         """Process one read as a batch. Its output is written at the end of the loop iteration, or at once if it is
         large."""
         outbox = self.shared.outbox
+        if len(data) < LARGE_READ:
+            self.receive(data)
+            if outbox.room <= 0:
+                outbox.flush()
+            return
         outbox.begin()
         try:
             self.receive(data)
         finally:
-            if len(data) < LARGE_READ:
-                outbox.end()
-            else:
-                outbox.flush()
+            outbox.flush()
 
     def eof_received(self) -> bool:
         """asyncio: the peer closed its half. True keeps our half open."""
@@ -317,12 +329,13 @@ class Connection(Reading):
         try:
             self.lost(str(exc) if exc else "the connection was closed")
         finally:
-            if self.on_lost is not None:
-                self.on_lost(self)
+            # First, whatever `on_lost` does: while a batch is open, nobody else's output is written.
             outbox.flush()
             # The transport refers to us. In a reference cycle it would keep its buffers, up to 1 MB over TLS, until the
             # next garbage collection.
             self.transport = CLOSED_TRANSPORT
+            if self.on_lost is not None:
+                self.on_lost(self)
 
     def pause_writing(self) -> None:
         """asyncio: the write buffer is full."""
@@ -342,10 +355,16 @@ class Connection(Reading):
 
     def write(self, data: bytes) -> None:
         """Queue `data` to be written at the end of the batch."""
-        self._gathered.append(data)
-        if not self.is_dirty:  # `touch`, without its call
-            self.is_dirty = True
-            self.shared.outbox.add(self)
+        if self.is_dirty:
+            self._gathered.append(data)
+            return
+        self._gathered = [data]
+        self.is_dirty = True
+        outbox = self.shared.outbox
+        outbox.dirty.append(self)  # `add`, without its call
+        outbox.room -= 1
+        if not outbox.is_due:
+            outbox.wait()
 
     @property
     def queued(self) -> int:
@@ -360,7 +379,11 @@ class Connection(Reading):
         """There is output to be flushed at the end of the batch."""
         if not self.is_dirty:
             self.is_dirty = True
-            self.shared.outbox.add(self)
+            outbox = self.shared.outbox
+            outbox.dirty.append(self)  # `add`, without its call
+            outbox.room -= 1
+            if not outbox.is_due:
+                outbox.wait()
 
     def flush(self) -> None:
         """Write the queued output in one call (`outbox.Flushable`): over TLS each call makes at least one record."""
@@ -369,8 +392,8 @@ class Connection(Reading):
         if not gathered or self.transport.is_closing():
             gathered.clear()
             return
+        self._gathered = []
         self.transport.write(b"".join(gathered))  # a single element is not copied
-        gathered.clear()
 
     def close(self) -> None:
         """Flush, then close. The transport sends what it has buffered first, as long as the peer reads some of it in

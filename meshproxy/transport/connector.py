@@ -92,7 +92,9 @@ async def connect_h1(
         async with asyncio.timeout(timeout):
             transport = await _dial(shared, address, client, peer)
         if peer is not None:
-            _verify(address, client, peer, transport.get_extra_info("ssl_object"))
+            tls = transport.get_extra_info("ssl_object")
+            identity = _verify(address, client, peer, tls)
+            client.good_until = shared.loop.time() + leaves_after(time_left(tls, identity.not_after))
         is_well = True
     except TimeoutError as error:
         raise _late(address, _awaited(peer), timeout) from error

@@ -18,15 +18,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meshproxy.codec.grpc import Deframer, Misframed, encode_message, frame, is_grpc, parse_timeout
 from meshproxy.refusal import GrpcStatus
 from meshproxy.transport.grpc_client import COMPRESSED, MESSAGE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
 
     from meshproxy.codec.events import Headers, Rejected, RequestHead
     from meshproxy.transport.connection_info import ConnectionInfo
@@ -84,10 +85,12 @@ class ServerCall:
         self._has_head = False
         self.is_drained = True
         # Received.
-        self._deframer = Deframer()
-        self._pieces: list[bytes] = []
-        """Of the message that is being received."""
-        self._messages: list[bytes] = []
+        self._deframer: Deframer | None = None
+        """Within a message."""
+        self._pieces: list[bytes] | None = None
+        """Of the message that is being received; None between two."""
+        self._messages: list[bytes] | None = None
+        """None while there are none. Without these three, a call that waits takes 190 bytes less."""
         self._owed = 0
         """Credit that is held back."""
         self.has_ended = head.end
@@ -110,12 +113,13 @@ class ServerCall:
 
     def take(self) -> bytes | None:
         """A message that has come, or None. Raises CallFailed if it cannot be read."""
-        if not self._messages:
+        if self._messages is None:
             if self._failure is not None:
                 raise self._failure
             return None
         message = self._messages.pop(0)
         if not self._messages:
+            self._messages = None
             self._give_credit()
         return message
 
@@ -149,7 +153,7 @@ class ServerCall:
     def fail(self, status: GrpcStatus, message: str) -> None:
         """Have `take` raise CallFailed once all is taken that has come so far: nothing further is read."""
         self._failure = CallFailed(status, message)
-        self._pieces.clear()
+        self._pieces = None
         self.wake()
 
     def post(self, framed: bytes) -> None:
@@ -169,11 +173,14 @@ class ServerCall:
             self._read(data)
         if end:
             self.trailers_received(())
-        if not self._messages:
+        if self._messages is None:
             self._give_credit()
 
     def _read(self, data: bytes) -> None:
-        for part in self._deframer.receive(data):
+        deframer = self._deframer or Deframer()
+        parts = deframer.receive(data)
+        self._deframer = None if deframer.is_idle else deframer
+        for part in parts:
             if isinstance(part, Misframed):
                 self.fail(GrpcStatus.INTERNAL, part.reason)
             elif part.compressed:
@@ -182,10 +189,12 @@ class ServerCall:
                 limit = self._max_message_bytes
                 self.fail(GrpcStatus.RESOURCE_EXHAUSTED, f"a message of {part.size} bytes exceeds {limit} bytes")
             else:
-                self._pieces.append(part.data)
+                pieces = self._pieces or []
+                pieces.append(part.data)
+                self._pieces = None if part.end else pieces
                 if part.end:
-                    self._messages.append(b"".join(self._pieces))
-                    self._pieces.clear()
+                    messages = self._messages = self._messages or []
+                    messages.append(b"".join(pieces))
                     self.wake()
                 continue
             return
@@ -193,7 +202,7 @@ class ServerCall:
     def trailers_received(self, headers: Headers) -> None:
         """The client has sent its last message."""
         self.has_ended = True
-        if self._failure is None and not self._deframer.is_idle:
+        if self._failure is None and self._deframer is not None:
             self.fail(GrpcStatus.INTERNAL, "the last message of the request is incomplete")
         self.wake()
 
@@ -214,19 +223,19 @@ class ServerCall:
 
     # The end
 
-    async def run(self, method: Callable[[ServerCall], Awaitable[None]], timeout: float | None) -> None:
-        """Call the method, and end the call as it ended."""
-        try:
-            await (method(self) if timeout is None else _within(timeout, method(self)))
-        except CallFailed as failed:
-            self.end(failed.status, failed.message)
-        except asyncio.CancelledError:
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """End the call as its method has ended. Not in a coroutine around the method: 280 bytes of each call."""
+        if task.cancelled():
             self.end(GrpcStatus.UNAVAILABLE, "the server stops")  # unless the client has left
-        except Exception:
-            logger.exception("a method failed")
-            self.end(GrpcStatus.INTERNAL, "the server has a defect: see its log")
-        else:
+            return
+        error = task.exception()
+        if error is None:
             self.end(GrpcStatus.OK, "")
+        elif isinstance(error, CallFailed):
+            self.end(error.status, error.message)
+        else:
+            logger.error("a method failed", exc_info=error)
+            self.end(GrpcStatus.INTERNAL, "the server has a defect: see its log")
 
     def end(self, status: GrpcStatus, message: str) -> None:
         """Send the status."""
@@ -249,6 +258,9 @@ class ServerCall:
             self._stream.credit(owed)
 
 
+Method = Callable[[ServerCall], Coroutine[Any, Any, None]]
+
+
 class GrpcServer:
     """Hands calls to the methods of its services.
 
@@ -259,15 +271,16 @@ class GrpcServer:
 
     def __init__(
         self,
-        methods: Mapping[bytes, Callable[[ServerCall], Awaitable[None]]],
+        methods: Mapping[bytes, Method],
         *,
         max_message_bytes: int = MESSAGE_BYTES,
     ) -> None:
         self._methods = methods
         self._max_message_bytes = max_message_bytes
         self._loop = asyncio.get_running_loop()
-        self._calls: set[asyncio.Task[None]] = set()
-        self._ended = self._calls.discard
+        self._calls: dict[asyncio.Task[None], ServerCall] = {}
+        self._when_ended = self._ended
+        """One bound method for all calls."""
         self._context = copy_context()
         """Of all calls: none has variables of its own, and two contexts for each take memory."""
 
@@ -285,10 +298,14 @@ class GrpcServer:
             call.end(GrpcStatus.UNIMPLEMENTED, f"no such method: {head.target.decode('ascii', 'replace')}")
             return
         timeout = fields.get(b"grpc-timeout")
-        running = call.run(method, parse_timeout(timeout) if timeout is not None else None)
+        seconds = parse_timeout(timeout) if timeout is not None else None
+        running = method(call) if seconds is None else _within(seconds, method, call)
         call.task = self._loop.create_task(running, context=self._context)
-        self._calls.add(call.task)
-        call.task.add_done_callback(self._ended, context=self._context)
+        self._calls[call.task] = call
+        call.task.add_done_callback(self._when_ended, context=self._context)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._calls.pop(task).ended(task)
 
     def reject(self, stream: Downstream, rejected: Rejected) -> None:
         """Answer a request that the codec rejected (`stream.Reject`)."""
@@ -305,11 +322,11 @@ class GrpcServer:
         await asyncio.gather(*calls, return_exceptions=True)
 
 
-async def _within(seconds: float, method: Awaitable[None]) -> None:
-    """A method that has a deadline. Raises CallFailed."""
+async def _within(seconds: float, method: Method, call: ServerCall) -> None:
+    """A method that has a deadline. It is not even called if the client leaves before. Raises CallFailed."""
     try:
         async with asyncio.timeout(seconds) as deadline:
-            await method
+            await method(call)
     except TimeoutError:
         if not deadline.expired():
             raise

@@ -12,6 +12,7 @@ from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.role import Role
 from meshproxy.transport.connection import Connection, ConnectionContext, has_unread, read_rest
 from meshproxy.transport.stream import RequestSink, ResponseSink, Sink
+from meshproxy.transport.tls_buffer import give_back
 
 if TYPE_CHECKING:
     import asyncio
@@ -168,7 +169,7 @@ class H1Server(H1Driver[RequestSink]):
 
     state      event                                    next state
     IDLE       first byte of a request head             HEAD: `Times.head` runs
-    IDLE       `Times.idle` (at first `Times.head`)     closed
+    IDLE       `Times.idle` (at first `Times.head`)     closed; after `Times.rest` it holds less
     IDLE HEAD  head complete                            SERVING: `serve`
     IDLE HEAD  head rejected by the codec               SERVING: `reject`
     HEAD       `Times.head` exceeded                    408 by `reject`, closed
@@ -183,7 +184,18 @@ class H1Server(H1Driver[RequestSink]):
     A client that is asked to leave (`drain`) learns it from `connection: close` in the next response head.
     """
 
-    __slots__ = ("_has_come", "_leaves_at", "_lingers_until", "_reject", "_serve", "_state", "is_leaving", "lane")
+    __slots__ = (
+        "_has_come",
+        "_has_rested",
+        "_is_fresh",
+        "_leaves_at",
+        "_lingers_until",
+        "_reject",
+        "_serve",
+        "_state",
+        "is_leaving",
+        "lane",
+    )
 
     def __init__(self, shared: ConnectionContext, info: ConnectionInfo, serve: Serve, reject: Reject) -> None:
         super().__init__(Role.SERVER, shared, info)
@@ -191,12 +203,16 @@ class H1Server(H1Driver[RequestSink]):
         self._reject = reject
         self._state = _IDLE
         self.lane: Lane | None = None
+        self._is_fresh = False
+        """Nothing has passed the codec since a ride began, so another one may begin (`H1Connection.is_fresh`)."""
         self.is_leaving = False
         """The next response asks the client to leave."""
         self._leaves_at = inf
         """`loop.time()` from which the client is asked to leave."""
         self._has_come = False
         """While lingering: some of the request, since the last look."""
+        self._has_rested = True
+        """It holds no more than it must. The first head has a time limit of its own."""
         self._lingers_until = 0.0
 
     def attach(self, transport: asyncio.Transport) -> None:
@@ -215,8 +231,13 @@ class H1Server(H1Driver[RequestSink]):
             self.ride.client_acted()
             if self.transport.is_closing():
                 return
-        elif lane is not None and self._state is _IDLE and codec.is_fresh and lane.carry(self, data):
+        elif (
+            lane is not None
+            and (self._is_fresh or (self._state is _IDLE and codec.is_fresh))
+            and lane.carry(self, data)
+        ):
             return
+        self._is_fresh = False
         self._dispatch(codec.receive(data))
         if codec.held:
             self._next()
@@ -285,18 +306,23 @@ class H1Server(H1Driver[RequestSink]):
         """Write the whole answer of the ride: the connection is idle, as after `_message_sent`. Returns the number of
         the request."""
         self.ride = None
-        self.deadline = now + self.shared.times.idle
+        self._is_fresh = True
+        self._has_rested = False
+        self.deadline = now + self.shared.times.rest
         if now >= self._leaves_at:
             self.is_leaving = True
         if self.is_paused:
             self._stop_reading()
         self.write(answer)
-        return self._codec.count_exchange()
+        codec = self._codec
+        codec.number += 1
+        return codec.number
 
     def unfold(self, data: bytes) -> RequestHead:
         """The ride becomes an ordinary exchange. `data`: its request, as it came. Returns the head; the body has been
         received, and its credit returned."""
         self.ride = None
+        self._is_fresh = False
         self._state = _SERVING
         head = self._codec.receive(data)[0]
         assert type(head) is RequestHead
@@ -366,7 +392,8 @@ class H1Server(H1Driver[RequestSink]):
                 self.close()
                 return
             now = self.shared.loop.time()
-            self.deadline = now + self.shared.times.idle
+            self._has_rested = False
+            self.deadline = now + self.shared.times.rest
             if now >= self._leaves_at:
                 self.is_leaving = True
             if self.is_paused:
@@ -413,6 +440,17 @@ class H1Server(H1Driver[RequestSink]):
         super().drained()
         self._next()
 
+    def expire(self, now: float) -> None:
+        """A deadline has passed: of memory, or one of the table above."""
+        if self._state is _IDLE and not self._has_rested and not self.is_closing:
+            self._has_rested = True
+            self.deadline += self.shared.times.idle - self.shared.times.rest
+            if self.deadline > now:
+                if self.info.tls_version:
+                    give_back(self.transport)
+                return
+        super().expire(now)
+
     def overdue(self) -> None:
         """A time limit was exceeded (see the table above)."""
         if self._state is _LINGERING and self._has_come and (now := self.shared.loop.time()) < self._lingers_until:
@@ -441,12 +479,14 @@ class H1Owner(Protocol):
 class H1Client(H1Driver[ResponseSink]):
     """A connection to a server. Carries one request at a time, and returns to `owner` in between."""
 
-    __slots__ = ("_is_long", "_owner", "address")
+    __slots__ = ("_is_long", "_owner", "address", "good_until")
 
     def __init__(self, shared: ConnectionContext, info: ConnectionInfo, owner: H1Owner) -> None:
         super().__init__(Role.CLIENT, shared, info)
         self._owner = owner
         self.address = info.remote
+        self.good_until = inf
+        """`loop.time()` from which it is given up between two requests: before its certificates expire."""
         self._is_long = False
         """The request is so long that the server may respond before it has read it."""
 
@@ -518,11 +558,6 @@ class H1Client(H1Driver[ResponseSink]):
                     self.data_received(data)
         finally:
             super().connection_lost(exc)
-
-    def ride_over(self) -> None:
-        """The ride's answer has come whole: the connection is free, as after `_complete`."""
-        self.ride = None
-        self._owner.released(self)
 
     def lost(self, reason: str) -> None:
         self._owner.closed(self)

@@ -17,11 +17,12 @@ from meshproxy.codec.h2.connection import SLICE_FRAMES, H2Connection
 from meshproxy.codec.h2.encoder import HeadTooLarge
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.role import Role
-from meshproxy.transport.connection import Connection, ConnectionContext
+from meshproxy.transport.connection import EVERYTHING, Connection, ConnectionContext
 from meshproxy.transport.stream import Sink
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Sequence
 
     from meshproxy.codec.events import Event
     from meshproxy.transport.connection_info import ConnectionInfo
@@ -169,7 +170,10 @@ class H2Driver(Connection, Generic[StreamT]):
             if codec.pending > MOST_PENDING:
                 self.transport.pause_reading()
             return
-        self._dispatch(codec.receive(data, now))
+        if codec.joins:
+            self.dispatch_whole(codec.receive(data, now))
+        else:
+            self._dispatch(codec.receive(data, now))
         if codec.out:
             self.touch()
         if codec.has_more:
@@ -190,7 +194,7 @@ class H2Driver(Connection, Generic[StreamT]):
             self.codec.slice_frames = SLICE_FRAMES
             self.transport.resume_reading()
 
-    def _dispatch(self, events: list[Event]) -> None:
+    def _dispatch(self, events: Sequence[Event]) -> None:
         streams = self.streams
         for event in events:
             if type(event) is Data:
@@ -220,6 +224,11 @@ class H2Driver(Connection, Generic[StreamT]):
                 self.reset_received(event)
             else:
                 self.handle(event)
+
+    def dispatch_whole(self, events: list[Event]) -> None:
+        """The same, if requests may take the express lane: some of the events may be a message that came whole, or
+        make one (`codec.joins`)."""
+        raise NotImplementedError
 
     def reset_received(self, event: Reset) -> None:
         stream = self.streams.get(event.stream)
@@ -266,7 +275,7 @@ class H2Driver(Connection, Generic[StreamT]):
         output = self.codec.take_output()
         if output:
             most = self.shared.write_bytes
-            if len(output) <= most:
+            if most is EVERYTHING or len(output) <= most:
                 self.transport.write(output)
             else:
                 for start in range(0, len(output), most):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from meshproxy.codec.events import GoneAway, Pong, Reset, ResponseHead
+from meshproxy.codec.events import Data, GoneAway, Pong, Reset, ResponseHead, Trailers, WholeResponse
 from meshproxy.codec.h2.encoder import HeadTooLarge
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.h2.frames import DATA, HEADERS
@@ -42,14 +42,48 @@ class H2Owner(Protocol):
         """The connection was lost or closed."""
 
 
+class Ride(Protocol):
+    """Takes the answer to a request of the express lane (`proxy.express`) if it is whole. Until it unfolds it is the
+    stream's sink, too."""
+
+    def answered(self, answer: WholeResponse) -> bool:
+        """The whole answer came in one read. False: the ride has unfolded, and it is for the stream's sink."""
+
+
 class H2ClientStream(H2Stream[ResponseSink]):
     """A request to a server (`stream.Upstream`)."""
 
-    __slots__ = ("address",)
+    __slots__ = ("address", "ride")
+
+    _driver: H2Client
 
     def __init__(self, driver: H2Client, number: int) -> None:
-        super().__init__(driver, number)
-        self.address = driver.info.remote
+        # As the base, without its call.
+        self._driver = driver
+        self.info = info = driver.info
+        self.id = number
+        self.sink = None
+        self.ended = 0
+        self._is_held = self._ends_when_drained = False
+        self.owed = 0
+        self.address = info.remote
+        self.ride: Ride | None = None
+        """Who takes a whole answer, while the request is on the express lane."""
+
+    def ride_over(self, flow: int) -> None:
+        """A whole answer was taken: the stream has ended, and its credit is returned."""
+        driver = self._driver
+        codec = driver.codec
+        codec.return_credit(flow)
+        if codec.out:
+            driver.touch()
+        self.ride = self.sink = None
+        streams = driver.streams  # `forget`, without its calls: nothing is owed any more
+        del streams[self.id]
+        if not streams:
+            driver.became_idle()
+        if not driver.is_closing:
+            driver.owner.stream_closed(driver)
 
     def stop_sending(self) -> None:
         """Reset the stream (`stream.Upstream`)."""
@@ -80,11 +114,11 @@ class H2Client(H2Driver[H2ClientStream]):
     a failure is detected by the kernel or by the deadline of the request.
     """
 
-    __slots__ = ("_is_doubted", "_messages", "_owner", "_pinged", "_pings", "good_until")
+    __slots__ = ("_is_doubted", "_messages", "_pinged", "_pings", "good_until", "owner")
 
     def __init__(self, shared: ConnectionContext, info: ConnectionInfo, owner: H2Owner) -> None:
         super().__init__(Role.CLIENT, shared, info)
-        self._owner = owner
+        self.owner = owner
         self.good_until = 0.0
         """`loop.time()` until which it takes new streams, well before the first of both certificates expires; 0.0 for
         ever. Fixed at the handshake, so that later changes of the wall clock have no effect."""
@@ -122,6 +156,44 @@ class H2Client(H2Driver[H2ClientStream]):
         """A new stream. It gets its id with the head of the request."""
         return H2ClientStream(self, 0)
 
+    def send_call(self, block: bytes, body: bytes, size: int) -> H2ClientStream:
+        """A stream on which a whole request has been sent (`WholeMessages.send_call`), as `H2ClientStream.send_request`
+        and `send_data` do it."""
+        number = self.codec.send_call(block, body, size)
+        stream = self.streams[number] = H2ClientStream(self, number)
+        stream.ended = 1
+        self.codec.joins = True
+        self.deadline = self.last_read
+        self.touch()
+        return stream
+
+    def dispatch_whole(self, events: list[Event]) -> None:
+        """A whole answer to a request of the express lane is one event, or three in a row."""
+        count = len(events)
+        at = 0
+        while at < count:
+            event = events[at]
+            at += 1
+            if type(event) is ResponseHead and at + 1 < count:
+                data, trailers = events[at], events[at + 1]
+                if (
+                    type(data) is Data
+                    and type(trailers) is Trailers
+                    and data.stream == trailers.stream == event.stream
+                    and not data.end
+                ):
+                    event = WholeResponse(
+                        event.stream, event.status, event.headers, event.length, data.data, data.flow, trailers.headers
+                    )
+                    at += 2
+            if type(event) is WholeResponse:
+                stream = self.streams.get(event.stream)
+                ride = stream.ride if stream is not None else None
+                if ride is None or not ride.answered(event):
+                    self._dispatch(event.apart())
+            else:
+                self._dispatch((event,))
+
     def handle(self, event: Event) -> None:
         """Handle the head of a response, a GOAWAY or the acknowledgement of a PING."""
         if type(event) is ResponseHead:
@@ -132,7 +204,7 @@ class H2Client(H2Driver[H2ClientStream]):
                     self.end_half(stream)
                 sink.head_received(event)
         elif isinstance(event, GoneAway):
-            self._owner.retired(self)
+            self.owner.retired(self)
             for number in [number for number in self.streams if number > event.last_stream]:
                 self.reset_received(Reset(number, ErrorCode.REFUSED_STREAM, GOING_AWAY, True))
             if not self.streams:
@@ -140,7 +212,7 @@ class H2Client(H2Driver[H2ClientStream]):
         elif isinstance(event, Pong):
             if self._is_doubted:
                 self._is_doubted = False
-                self._owner.stream_closed(self)
+                self.owner.stream_closed(self)
         else:
             super().handle(event)
 
@@ -148,16 +220,16 @@ class H2Client(H2Driver[H2ClientStream]):
         """Close the stream, and tell the pool that another may be opened."""
         super().forget(stream)
         if not self.is_closing:
-            self._owner.stream_closed(self)
+            self.owner.stream_closed(self)
 
     def became_idle(self) -> None:
         """The last stream has closed. Close the connection too if the server accepts no more."""
-        super().became_idle()
+        self.deadline = self.shared.loop.time() + self.shared.times.idle  # as the base, without its call
         if not self.codec.can_open and not self.is_closing:
             self.close()
 
     def lost(self, reason: str) -> None:
-        self._owner.closed(self)
+        self.owner.closed(self)
         super().lost(reason)
 
     def limit_idle_time(self, seconds: float) -> None:
@@ -204,7 +276,7 @@ class H2Client(H2Driver[H2ClientStream]):
             if now < self.good_until:
                 due = min(due, self.good_until)
             else:
-                self._owner.retired(self)
+                self.owner.retired(self)
         self.deadline = due
 
     def _ping_interval(self) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from enum import Enum
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from meshproxy.codec.events import Failed, GoneAway, Headers, Pong, Rejected, RequestHead
+from meshproxy.codec.events import Data, Failed, GoneAway, Headers, Pong, Rejected, RequestHead, WholeRequest
 from meshproxy.codec.grpc import is_grpc
 from meshproxy.codec.h2.encoder import HeadTooLarge
 from meshproxy.codec.h2.errors import ErrorCode
@@ -15,11 +15,14 @@ from meshproxy.codec.h2.frames import PING
 from meshproxy.codec.role import Role
 from meshproxy.transport.h2 import H2Driver, H2Stream
 from meshproxy.transport.stream import RequestSink
+from meshproxy.transport.tls_buffer import give_back
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from meshproxy.codec.events import Event
+    from meshproxy.codec.h2.whole import PreparedAnswer
     from meshproxy.transport.connection import ConnectionContext
     from meshproxy.transport.connection_info import ConnectionInfo
     from meshproxy.transport.stream import Reject, Serve
@@ -37,12 +40,20 @@ QUIET = 0.3
 """Seconds without a request after which any moment is as good."""
 SHED_FRAMES = 1_024
 """Frames that are processed at once while requests are refused without a look at them."""
-REST_SECONDS = 5.0
-"""Without a stream, after which a client's connection gives up what it remembers to spare work: up to 30 KB of heads
-and fields, of thousands of connections. A request then costs 50 us more, once."""
 PINGED_PERIODS = 10
 """How many times `Times.idle` a connection without a stream stays open if the client sends a PING in each of them, as
 gRPC clients do that keep a channel alive (`keepalive_permit_without_calls`)."""
+
+
+class Lane(Protocol):
+    """Carries requests of one client's connection that came whole (`proxy.express`)."""
+
+    def carry(self, downstream: H2Server, head: RequestHead, body: bytes, flow: int) -> bool:
+        """A request came, and all of its body with it, which took `flow` of the windows. False: nothing has
+        happened."""
+
+    def follow(self, request: RequestSink | None) -> None:
+        """What `carry` did not take has been served: this reads it."""
 
 
 class H2ServerStream(H2Stream[RequestSink]):
@@ -51,6 +62,26 @@ class H2ServerStream(H2Stream[RequestSink]):
     __slots__ = ()
 
     _driver: H2Server
+
+    def open_lane(self, make: Callable[[], Lane]) -> None:
+        """The connection gets an express lane, if it has none."""
+        if self._driver.lane is None:
+            self._driver.lane = make()
+            self._driver.codec.joins = True
+
+    def send_answer(self, answer: PreparedAnswer, body: bytes, size: int) -> bool:
+        """Send a whole answer, as `send_response`, `send_data` and `send_trailers` do. False: the client does not take
+        it at once, and nothing was done. `size`: bytes of the body."""
+        driver = self._driver
+        if driver.is_paused or not driver.codec.send_answer(self.id, answer, body, size):
+            return False
+        driver.touch()
+        self.sink = None
+        streams = driver.streams  # `forget`, without its call: nothing is owed
+        del streams[self.id]
+        if not streams:
+            driver.became_idle()
+        return True
 
     def send_response(self, status: int, headers: Headers, end: bool, length: int | None = None) -> None:
         """Write a head (`stream.Downstream`). One larger than the client accepts resets this stream only."""
@@ -122,6 +153,8 @@ class H2Server(H2Driver[H2ServerStream]):
         "_pings",
         "_reject",
         "_serve",
+        "is_leaving",
+        "lane",
     )
 
     def __init__(self, shared: ConnectionContext, info: ConnectionInfo, serve: Serve, reject: Reject) -> None:
@@ -143,11 +176,64 @@ class H2Server(H2Driver[H2ServerStream]):
         """`loop.time()` from which open streams do not matter."""
         self._serve = serve
         self._reject = reject
+        self.lane: Lane | None = None
+        self.is_leaving = False
+        """The client is to be asked to leave, or has been: `_departure` is not NONE."""
 
     def attach(self, transport: asyncio.Transport) -> None:
         """Start the idle time limit with the connection."""
         super().attach(transport)
         self.became_idle()
+
+    def dispatch_whole(self, events: list[Event]) -> None:
+        """A request that came whole is one event, or two in a row: those may take the express lane."""
+        previous: RequestHead | None = None
+        for event in events:
+            if previous is not None:
+                head, previous = previous, None
+                if type(event) is Data and event.end and event.stream == head.stream:
+                    self._take_whole(head, event.data, event.flow)
+                    continue
+                self._dispatch((head,))
+            if type(event) is WholeRequest:
+                self._take_whole(event.head, event.data, event.flow)
+            elif type(event) is RequestHead:
+                previous = event
+            else:
+                self._dispatch((event,))
+        if previous is not None:
+            self._dispatch((previous,))
+
+    def _take_whole(self, head: RequestHead, body: bytes, flow: int) -> None:
+        """Carry a request, or serve it as ever."""
+        lane = self.lane
+        # Nothing keeps it from being served at once: the tests of `handle`.
+        if (
+            lane is not None
+            and head.stream in self.codec.live
+            and not self.is_paused
+            and not self.shared.overload.is_shedding
+            and len(self.streams) < self.shared.limits.streams
+            and lane.carry(self, head, body, flow)
+        ):
+            return
+        self._dispatch((head, Data(head.stream, body, flow, True)))
+        stream = self.streams.get(head.stream)
+        if lane is not None and stream is not None:
+            lane.follow(stream.sink)
+
+    def close_lane(self) -> None:
+        """Requests of this connection do without an express lane from here on."""
+        self.lane = None
+        self.codec.joins = False
+
+    def begin_ride(self, number: int) -> H2ServerStream:
+        """The stream of a request that came whole, and whose credit is returned: it is on the express lane."""
+        self.deadline = 0.0
+        self._newest = number
+        stream = self.streams[number] = H2ServerStream(self, number)
+        stream.ended = 1
+        return stream
 
     def handle(self, event: Event) -> None:
         """Serve a request, reject one, or finish a drain when its PING is acknowledged."""
@@ -181,7 +267,7 @@ class H2Server(H2Driver[H2ServerStream]):
             self._rejected(event)
         elif isinstance(event, Pong):
             if event.payload == DRAIN_PING and self._departure is _ANNOUNCED:
-                self._departure = _FINAL
+                self._depart(_FINAL)
                 self.codec.go_away(final=True)
         elif not isinstance(event, GoneAway):
             if isinstance(event, Failed) and not event.by_peer:
@@ -228,16 +314,20 @@ class H2Server(H2Driver[H2ServerStream]):
         """The process is shutting down: ask the client to leave after `delay` seconds, at a moment without open
         streams if there is one within further `patience` seconds."""
         if not self.is_announced:
-            self._departure = _DUE
+            self._depart(_DUE)
             self._leaves_at = self.shared.loop.time() + delay
             self._leaves_by = self._leaves_at + patience
             self._consider()
+
+    def _depart(self, departure: Departure) -> None:
+        self._departure = departure
+        self.is_leaving = True
 
     def announce(self) -> None:
         """Announce GOAWAY. The last stream is named one round trip later, which the PING measures: the client may have
         sent requests meanwhile."""
         if not self.is_announced and not self.is_closing:
-            self._departure = _ANNOUNCED
+            self._depart(_ANNOUNCED)
             self.codec.go_away(final=False)
             self.codec.ping(DRAIN_PING)
             self.touch()
@@ -284,7 +374,7 @@ class H2Server(H2Driver[H2ServerStream]):
             self._idle_periods = 1
             self._idle_until = now + self.shared.times.idle
             self._pings = self.codec.frames_received[PING]
-            self.deadline = min(now + REST_SECONDS, self._idle_until)
+            self.deadline = now + self.shared.times.rest
         elif self._departure is _DUE:
             self.deadline = max(now, self._idle_leaves_at())
             self.shared.loop.call_later(PAUSE, self._pause_ended, self._newest)
@@ -306,8 +396,10 @@ class H2Server(H2Driver[H2ServerStream]):
             self.close()  # and not abort, as a peer that reads slowly would be otherwise
 
     def _rest(self) -> None:
-        """No request for `REST_SECONDS`: hold less, for the rest of the idle time limit."""
+        """No request for `Times.rest`: hold less, for the rest of the idle time limit."""
         self.codec.rest()
+        if self.info.tls_version:
+            give_back(self.transport)
         self.info.caller = None
         self.deadline = self._idle_until
 
@@ -326,6 +418,6 @@ class H2Server(H2Driver[H2ServerStream]):
     def close(self) -> None:
         """Name the last stream, so that the client may repeat later requests elsewhere, and close."""
         if self._departure is not _FINAL:
-            self._departure = _FINAL
+            self._depart(_FINAL)
             self.codec.go_away(final=True)
         super().close()

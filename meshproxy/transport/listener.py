@@ -28,6 +28,7 @@ from meshproxy.transport.h2_server import H2Server
 from meshproxy.transport.handshake_failures import OF_IDENTITY, HandshakeFailure, classify, detail
 from meshproxy.transport.original_destination import original_destination
 from meshproxy.transport.server_name import keep_server_name, requested_server_name
+from meshproxy.transport.tls_buffer import map_apart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -371,6 +372,8 @@ class Listener:
                     return
             original = (original_destination(client) or "") if self.reads_original_destination else ""
             self._handshakes += 1
+            if context is not None:
+                map_apart(self._loop)
             try:
                 await self._loop.connect_accepted_socket(
                     lambda: ProtocolDetector(self, remote, original),

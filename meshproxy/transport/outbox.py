@@ -32,49 +32,49 @@ class Flushable(Protocol):
 class Outbox:
     """The connections of one event loop that have output to write."""
 
-    __slots__ = ("_dirty", "_in_batch", "_is_due", "_loop")
+    __slots__ = ("_has_turn", "_loop", "dirty", "is_due", "room")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._dirty: list[Flushable] = []
-        self._in_batch = False
-        self._is_due = False
+        self.dirty: list[Flushable] = []
+        """Those that have output."""
+        self.room = MOST_DIRTY
+        """How many more may wait for the end of a loop iteration."""
+        self.is_due = False
+        """They will be flushed: a batch has begun, or `_turn` is scheduled."""
+        self._has_turn = False
         """`_turn` is scheduled."""
 
     def add(self, connection: Flushable) -> None:
-        """Flush `connection` at the end of the batch; outside of a batch, in the next loop iteration."""
-        self._dirty.append(connection)
-        if not self._is_due and not self._in_batch:
-            self._wait()
+        """Flush `connection` at the end of the batch; outside of a batch, once the loop has read the other sockets that
+        are ready."""
+        self.dirty.append(connection)
+        self.room -= 1
+        if not self.is_due:
+            self.wait()
 
     def begin(self) -> None:
-        """Start a batch. The caller ends it with `flush` or `end`."""
-        self._in_batch = True
-
-    def end(self) -> None:
-        """End the batch. Its output is written once the loop has read the other sockets that are ready."""
-        self._in_batch = False
-        if len(self._dirty) >= MOST_DIRTY:
-            self.flush()
-        elif not self._is_due and self._dirty:
-            self._wait()
+        """Start a batch. The caller ends it with `flush`."""
+        self.is_due = True
 
     def flush(self) -> None:
         """Write the output now. A write may call back and produce more, so repeat until there is none."""
-        self._in_batch = False
-        while self._dirty:
-            dirty, self._dirty = self._dirty, []
+        self.is_due = True
+        while self.dirty:
+            dirty, self.dirty, self.room = self.dirty, [], MOST_DIRTY
             for connection in dirty:
                 try:
                     connection.flush()
                 except Exception:
                     # The other connections must still be flushed.
                     logger.exception("internal error in writing to a connection")
+        self.is_due = self._has_turn
 
-    def _wait(self) -> None:
-        self._is_due = True
+    def wait(self) -> None:
+        """Flush in the next loop iteration."""
+        self.is_due = self._has_turn = True
         self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        self._is_due = False
+        self._has_turn = False
         self.flush()

@@ -68,6 +68,9 @@ class Balancer(Protocol[MemberT]):
         Returns: None if no member is allowed; every member was asked then.
         """
 
+    def give_back(self, member: MemberT) -> None:
+        """The member that was picked last was not used; `pick` is called for the same call again."""
+
 
 def preferred(members: Sequence[MemberT], locality: str, usable: Callable[[MemberT], bool]) -> Sequence[MemberT]:
     """The members of the own locality, if there are any and at least 70 % of them are usable; all members otherwise,
@@ -91,10 +94,12 @@ class LeastRequest(Generic[MemberT]):
     `random.randrange` adds 0.1 us. If one of the two is out, it is 1 us with 3 members and 6 us with 100.
     """
 
-    __slots__ = ("_choose", "_members", "_others", "_pairs")
+    __slots__ = ("_again", "_choose", "_members", "_others", "_pairs")
 
     def __init__(self, choose: Callable[[int], int]) -> None:
         """`choose(n)` is a random number from 0 to n - 1, like `random.randrange`."""
+        self._again: MemberT | None = None
+        """The one that was given back."""
         self._choose = choose
         self._members: list[MemberT] = []
         self._others = -1
@@ -103,6 +108,7 @@ class LeastRequest(Generic[MemberT]):
         """The number of ordered pairs of members: one random number selects two members."""
 
     def update(self, members: Sequence[MemberT]) -> None:
+        self._again = None
         self._members = list(members)
         self._others = len(members) - 1
         self._pairs = len(members) * self._others
@@ -113,6 +119,10 @@ class LeastRequest(Generic[MemberT]):
         others = self._others
         if others < 1:
             return members[0] if members and allows(members[0]) else None
+        if (again := self._again) is not None:
+            self._again = None
+            if allows(again):
+                return again
         pair = self._choose(self._pairs)
         first = pair // others
         second = pair % others
@@ -121,6 +131,11 @@ class LeastRequest(Generic[MemberT]):
         if one.load.is_warming or other.load.is_warming or not allows(one) or not allows(other):
             return self._replace(one, other, now, allows)
         return _better(one, other, now)
+
+    def give_back(self, member: MemberT) -> None:
+        """It is picked again: another draw would give those that are never given back a larger share."""
+        if member in self._members:
+            self._again = member
 
     def _replace(self, one: MemberT, other: MemberT, now: float, allows: Callable[[MemberT], bool]) -> MemberT | None:
         """The better of two, replacing those that are unavailable: as if all members were shuffled and these were the
@@ -190,6 +205,11 @@ class RoundRobin(Generic[MemberT]):
         # All that are allowed are in slow start: then they take turns.
         self._turn = (skipped + 1) % count
         return members[skipped]
+
+    def give_back(self, member: MemberT) -> None:
+        """It is its turn again."""
+        if member in self._members:
+            self._turn = self._members.index(member)
 
 
 class RingHash(LeastRequest[MemberT]):

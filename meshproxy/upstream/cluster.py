@@ -14,6 +14,7 @@ from meshproxy.upstream.ejection import Ejector
 from meshproxy.upstream.endpoint import Endpoint
 from meshproxy.upstream.latency import Latency
 from meshproxy.upstream.pool import H1Pool, H2Pool
+from meshproxy.upstream.sidecar_pool import SidecarPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,6 +66,8 @@ class Securities:
 
     sidecar: PeerSecurity | None = None
     """Both, to a sidecar."""
+    sidecar_h1: PeerSecurity | None = None
+    """The same, for HTTP/1.1."""
     rest: PeerSecurity | None = None
     grpc: PeerSecurity | None = None
 
@@ -121,6 +124,9 @@ class Cluster:
         self._grpc: Balancer[Endpoint] = _BALANCERS[settings.balancing.policy](lambda most: int(draw() * most))
         self._rest_members: Sequence[Endpoint] = ()
         self._grpc_members: Sequence[Endpoint] = ()
+        self.only_rest: Endpoint | None = None
+        self.only_grpc: Endpoint | None = None
+        """The endpoint for all calls, if there is no other. It may be one that takes none now (`Endpoint.allows`)."""
         self._latencies: dict[str, Latency] = {}
         self._ejector = Ejector(settings.ejection, shared.loop.time()) if settings.ejection.enabled else None
         self._resorted = 0.0
@@ -170,10 +176,11 @@ class Cluster:
 
     def _make(self, found: EndpointAddress) -> Endpoint:
         shared, settings, securities = self._shared, self.settings, self._securities
-        rest: H1Pool | H2Pool | None
+        rest: H1Pool | None
+        grpc: H2Pool | None
         if found.sidecar is not None:
-            grpc: H2Pool | None = H2Pool(shared, found.sidecar, settings.pool, securities.sidecar)
-            rest = grpc
+            grpc = H2Pool(shared, found.sidecar, settings.pool, securities.sidecar)
+            rest = SidecarPool(grpc, securities.sidecar_h1)
         else:
             rest = H1Pool(shared, found.rest, settings.pool, securities.rest) if found.rest else None
             grpc = H2Pool(shared, found.grpc, settings.pool, securities.grpc) if found.grpc else None
@@ -181,7 +188,8 @@ class Cluster:
             if pool is not None:
                 pool.on_failure = self._connect_failed
         breaker = settings.breaker if settings.breaker.enabled else None
-        return Endpoint(found.key, found.locality, rest, grpc, breaker, self._chance.random, self._circuit_changed)
+        draw, changed = self._chance.random, self._circuit_changed
+        return Endpoint(found.key, found.locality, rest, grpc, breaker, draw, changed)
 
     def _circuit_changed(self, model: str, endpoint: str, old: State, new: State) -> None:
         self._watch.circuit(self.name, model, endpoint, old, new)
@@ -209,6 +217,9 @@ class Cluster:
         if grpc != self._grpc_members:
             self._grpc_members = grpc
             self._grpc.update(grpc)
+        is_only = len(self.endpoints) == 1
+        self.only_rest = rest[0] if is_only and rest else None
+        self.only_grpc = grpc[0] if is_only and grpc else None
 
     def expire(self, now: float) -> None:
         """The reaper's tick (`reaper.Expirable`): eject outliers and let them in again, evaluate localities."""
@@ -258,11 +269,17 @@ class Cluster:
             endpoint = balancer.pick(now, key, lambda each: each.may_answer(model))
         return endpoint if endpoint is not None else self._last_resort(is_grpc, members, model, now)
 
-    def only(self, model: str, now: float) -> Endpoint | None:
-        """The endpoint for the next REST call, if there is no other, and it is available."""
-        members = self._rest_members
-        is_only = len(members) == len(self.endpoints) == 1
-        return members[0] if is_only and members[0].allows(model, now) else None
+    def give_back(self, is_grpc: bool, endpoint: Endpoint) -> None:
+        """The call that `pick` chose the endpoint for does not go there yet: it is picked for again."""
+        (self._grpc if is_grpc else self._rest).give_back(endpoint)
+
+    def find_rest(self, address: str) -> Endpoint | None:
+        """Whose address for REST this is."""
+        return next((each for each in self.endpoints.values() if each.rest and each.rest.address == address), None)
+
+    def find_grpc(self, address: str) -> Endpoint | None:
+        """Whose address for gRPC this is."""
+        return next((each for each in self.endpoints.values() if each.grpc and each.grpc.address == address), None)
 
     def allows(self, is_grpc: bool, model: str, now: float, tried: Sequence[Endpoint] = ()) -> bool:
         """Whether an endpoint that was not tried is available."""

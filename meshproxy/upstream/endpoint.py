@@ -8,6 +8,7 @@ from meshproxy.routing.failure import Failure
 from meshproxy.upstream.breaker import Breaker
 from meshproxy.upstream.ejection import Record
 from meshproxy.upstream.peak_ewma import FIRST_SHARE, PeakEwma
+from meshproxy.upstream.sidecar_pool import SidecarPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +61,7 @@ class Endpoint:
         self,
         key: str,
         locality: str,
-        rest: H1Pool | H2Pool | None,
+        rest: H1Pool | None,
         grpc: H2Pool | None,
         settings: BreakerSettings | None,
         draw: Callable[[], float],
@@ -69,7 +70,8 @@ class Endpoint:
         """
         Args:
             key: what tells it from others (`discovery.EndpointAddress.key`).
-            rest: connections for REST calls; the same as `grpc` where it is reached through its sidecar.
+            rest: connections for REST calls.
+            grpc: connections for gRPC calls.
             settings: of its breakers; None: it has none.
             draw: a random number from 0 to 1.
             on_change: called with model (empty: the endpoint's breaker), name, old and new state of a breaker.
@@ -80,7 +82,7 @@ class Endpoint:
         self.locality = locality
         self.rest = rest
         self.grpc = grpc
-        self.is_sidecar = rest is grpc
+        self.is_sidecar = isinstance(rest, SidecarPool)
         """It is another sidecar, whose `x-meshproxy-refusal` is trusted."""
         self.load = PeakEwma()
         self.record = Record()
@@ -134,7 +136,7 @@ class Endpoint:
 
     def begin(self, model: str, now: float) -> int:
         """Begin a call. Pass the result to the method that ends it."""
-        self.load.start()
+        self.load.in_flight += 1  # `start`, without its call
         breaker = self.breaker
         if breaker is None:
             return 0
@@ -236,6 +238,6 @@ class Endpoint:
 
     def close(self) -> None:
         """The endpoint was removed: calls in flight complete, and no new ones begin."""
-        for pool in {self.rest, self.grpc}:
+        for pool in (self.rest, self.grpc):
             if pool is not None:
                 pool.close()

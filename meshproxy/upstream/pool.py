@@ -210,12 +210,19 @@ class Pool(Generic[ConnectionT]):
                     if self._timer is None:
                         self._timer = self.shared.loop.call_at(self._not_before, self._grow_again)
                     return
-            self.size += 1
-            self._opening += 1
-            self._began = now
-            task = self.shared.loop.create_task(self._open_one())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin_one(now)
+
+    def is_pausing(self, now: float) -> bool:
+        """An attempt failed: another one would be too early, or beside one that is under way."""
+        return self._trouble is not None and (self._opening > 0 or now < self._not_before)
+
+    def _begin_one(self, now: float) -> None:
+        self.size += 1
+        self._opening += 1
+        self._began = now
+        task = self.shared.loop.create_task(self._open_one())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _grow_again(self) -> None:
         self._timer = None
@@ -340,7 +347,15 @@ class H1Pool(Pool[H1Client]):
         if self.is_closed:
             connection.close()
             return
-        connection.deadline = self.shared.loop.time() + self.settings.idle_timeout
+        now = self.shared.loop.time()
+        deadline, good_until = now + self.settings.idle_timeout, connection.good_until
+        if deadline > good_until:
+            if now >= good_until:
+                self.shared.on_drained(LEAVING)
+                connection.close()
+                return
+            deadline = good_until
+        connection.deadline = deadline
         self._idle.append(connection)
 
     def closed(self, connection: H1Client) -> None:
@@ -378,6 +393,14 @@ class H2Pool(Pool[H2Client]):
                 return connection.open()
         return None
 
+    def find_open(self) -> H2Client | None:
+        """A connection that takes another stream, if there is one and nobody waits."""
+        if not self._waiting:
+            for connection in self._usable:
+                if connection.can_open:
+                    return connection
+        return None
+
     def _wanted(self) -> int:
         return 1 if self._waiting and self._unusable_because(self._connections) is None else 0
 
@@ -399,10 +422,11 @@ class H2Pool(Pool[H2Client]):
 
     def stream_closed(self, connection: H2Client) -> None:
         """A stream has ended (`H2Owner`)."""
-        self._offer(connection)
-        if self._waiting and not connection.streams:
-            # The server may have lowered its limit to 0: nothing else would fail the waiting requests.
-            self._grow()
+        if self._waiting or not connection.streams:
+            self._offer(connection)
+            if self._waiting and not connection.streams:
+                # The server may have lowered its limit to 0: nothing else would fail the waiting requests.
+                self._grow()
 
     def _offer(self, connection: H2Client) -> None:
         if self._waiting:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from meshproxy.codec.grpc import Deframer, MessagePart, frame
 from meshproxy.inference.body_rewrite import MessageRewriter
-from meshproxy.inference.body_scan import BodyKind, BodyScan, Replaced, ScanLimits
+from meshproxy.inference.body_scan import BodyKind, BodyScan, Replaced, ScanLimits, repeats
 from meshproxy.inference.call import Call, Chosen, ModelRef, Verb
 from meshproxy.inference.protobuf import FieldWalker, malformed
 from meshproxy.inference.surface import Operation, Scan
@@ -240,3 +240,23 @@ def test_it_names_its_model_soon() -> None:
     with pytest.raises(Refusal) as raised:
         scan.read_on()
     assert (raised.value.reason, raised.value.limit) == (Reason.SCAN_LIMIT, "scan_buffer_bytes")
+
+
+@given(st.binary(max_size=40), st.booleans(), st.integers(0, 60), st.integers(0, 255))
+def test_a_body_that_repeats_another_is_read_alike(rest: bytes, changes: bool, at: int, octet: int) -> None:
+    """Whatever follows: if it repeats what a scan has read at once, another scan reads the same call in it."""
+    assert PREDICT.scan is not None
+    scan = PREDICT.scan(None, ScanLimits())
+    assert isinstance(scan, BodyScan)
+    first = b"\0\0\0\0\x09" + b"\x0a\x03\x0a\x01m" + b"\x12\x02ab"
+    call = scan.feed(first, True)
+    field = scan.first_field(first)
+    assert field is not None
+    assert field == first[5:10]
+    assert repeats(first, len(first), field, 10)
+    body = b"\x0a\x03\x0a\x01m" + rest
+    data = b"\0" + len(body).to_bytes(4, "big") + body
+    if changes:
+        data = data[:at] + bytes((octet,)) + data[at + 1 :]
+    if repeats(data, len(data), field, 10):
+        assert PREDICT.scan(None, ScanLimits()).feed(data, True) == call

@@ -53,6 +53,7 @@ def test_loading_is_not_available() -> None:
         b'{"model_version_status": [{"version": "x", "state": "AVAILABLE"}]}',
         b'{"model_version_status": [{"version": [], "state": "AVAILABLE"}]}',
         b'{"model_version_status": [{"version": "\xff"}]}',
+        b'{"x":' + b"[" * 50_000,
     ],
 )
 def test_other_json_is_refused(body: bytes) -> None:

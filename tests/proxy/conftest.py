@@ -63,7 +63,7 @@ class World:
             snapshot=self.snapshot,
             observer=lambda exchange: self.finished.append(exchange),
             tracer=FakeTracer(),
-            refresh_keys=lambda issuer, then: self.refreshes.append((issuer, then)),
+            refresh_keys=lambda wanted, then: self.refreshes.append((wanted.issuer, then)),
             on_limit=self.limits_hit.append,
             traffic=self.traffic,
             draw=lambda: self.chance.pop(0) if self.chance else 0.5,

@@ -523,7 +523,7 @@ class FakeCluster:
 class FakePolicy:
     """Permits every model whose name begins with `open` (`ports.Decides`)."""
 
-    FOR_TESTS: ClassVar = frozenset({"asked", "audits", "conditions", "permits", "told"})
+    FOR_TESTS: ClassVar = frozenset({"asked", "audits", "conditions", "parts", "permits", "told"})
 
     def __init__(self) -> None:
         self.asked: list[tuple[Caller, Call]] = []
@@ -532,6 +532,8 @@ class FakePolicy:
         self.audits: tuple[str, ...] = ("watched",)
         self.conditions: tuple[str, ...] = ()
         self.permits: Callable[[Call], bool] = lambda call: all(model.name.startswith("open") for model in call.models)
+        self.parts: frozenset[str] = frozenset()
+        """Names of parts of answers that callers may see."""
 
     def decide(self, caller: Caller, call: Call, remote: str, headers: Headers | None) -> Permit:
         self.asked.append((caller, call))
@@ -539,6 +541,12 @@ class FakePolicy:
         if self.permits(call):
             return Permit("binding", self.audits, self.conditions)
         raise Refusal(Reason.PERMISSION_DENIED, "not permitted", rule="default-deny")
+
+    def decide_partly(self, caller: Caller, call: Call, remote: str, headers: Headers | None) -> Permit | None:
+        return Permit("part", (), ("only a part",)) if self.parts else None
+
+    def may_see(self, caller: Caller, call: Call, name: str, remote: str, headers: Headers | None) -> bool:
+        return name in self.parts
 
 
 class FakeVerifier:

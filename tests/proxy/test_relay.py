@@ -13,13 +13,14 @@ import pytest
 from meshproxy.codec.events import Rejected, ResponseHead
 from meshproxy.codec.grpc import parse_timeout
 from meshproxy.config.servers import Key
-from meshproxy.identity.caller import Caller, Workload
-from meshproxy.identity.tokens import KeysWanted
+from meshproxy.identity.caller import Caller, Token, Workload
+from meshproxy.identity.tokens import KeysWanted, credential
 from meshproxy.inference.call import ModelRef, Verb
 from meshproxy.proxy.client_side import LOOKS
 from meshproxy.proxy.exchange import Happening
 from meshproxy.proxy.relay import INFLATING_BODIES
 from meshproxy.proxy.snapshot import BodyLimits
+from meshproxy.proxy.token_places import TokenPlaces
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.routing.routes import Route, Routes
 from meshproxy.transport.connect_failures import ConnectError
@@ -136,6 +137,25 @@ class TestRest:
             (b"x-meshproxy-issuer", b"corp"),
             (b"x-meshproxy-subject", b"alice"),
         )
+
+    @pytest.mark.parametrize("forwards", [False, True])
+    def test_a_token_in_a_header_of_its_own(self, world: Any, forwards: bool) -> None:
+        asked: list[bytes] = []
+
+        def verify(authorization: bytes, now: float) -> Token:
+            asked.append(authorization)
+            return Token("iap", "alice", {}, 2e9)
+
+        places = TokenPlaces({b"x-token": "header x-token"}, {})
+        world.use(verifier=SimpleNamespace(verify=verify), token_places=places, forwards_token=forwards)
+        headers = ((b"x-token", b"a.b.c"), (b"authorization", b"Bearer of-the-gateway"), (b"a", b"b"))
+        world.rest(headers=headers)
+        assert asked == [credential("header x-token", b"a.b.c")]
+        assert world.finished == []
+        sent = world.cluster.streams[0].head.headers
+        assert sent == (((b"x-token", b"a.b.c"), (b"a", b"b"), headers[1]) if forwards else ((b"a", b"b"),))
+        assert world.rest(headers=(*headers, (b"x-token", b"another"))).status == 401
+        assert len(asked) == 1
 
     def test_a_subject_cannot_break_out_of_its_header(self, world: Any) -> None:
         world.verifier.token = dataclasses.replace(world.verifier.token, subject="a\r\nx: y\x00ü")

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshproxy.codec.events import Rejected, RequestHead, ResponseHead
+from meshproxy.config.rollouts import Arm as RolloutArm
+from meshproxy.config.rollouts import RolloutSpec
 from meshproxy.config.routes import Abort, Concurrency, Delay, Fault, Mirror, Retries
 from meshproxy.config.servers import Cookie, Key
 from meshproxy.inference.body_scan import ScanLimits
@@ -26,12 +28,14 @@ from meshproxy.proxy.route_actions import DELAYED, PROCEEDING, QUEUED, RouteActi
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.admission import Admission, Entry
 from meshproxy.routing.fault import FaultRule
+from meshproxy.routing.live_split import LiveSplit
 from meshproxy.routing.rate_limit import RateLimiter
 from meshproxy.routing.routes import Route, Routes
 from meshproxy.routing.split import Arm, Split
 from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.upstream.cluster import NoEndpoint
 from tests.proxy.fakes import FakeDownstream, RecordedRequest, Surroundings
+from tests.proxy.test_arm_call import FakeMeter
 
 CANCEL = 0x8
 LIMITED = Concurrency(limit=1, queue=1)
@@ -415,7 +419,7 @@ class TestCharges:
         made = Alone(split=Split([Arm(1, None, "2")]), mirror=MIRROR, target=PREDICT, is_grpc=True).begin()
         body = b"\0\0\0\0\x08\x0a\x06\x0a\x04open"
         assert made.actions.take(body, True) != body
-        assert made.request.mirrored is not None
+        assert isinstance(made.request.mirrored, MirroredRequest)
         assert made.request.mirrored._pieces == [body]
 
 
@@ -887,6 +891,25 @@ class TestOtherModels:
             ModelRef("open-small", "3"),
         ]
         assert world.traffic.events == [("fell back",)] * 2
+
+    def test_the_caller_must_be_permitted_the_candidate_of_a_rollout(self, world: Any) -> None:
+        split = LiveSplit("r", RolloutSpec("open", RolloutArm("1"), RolloutArm("2")))
+        cluster = world.serve(split=split)
+        world.policy.permits = lambda call: call.models[0].version != "2"
+        world.rest()
+        split.weight = 100.0
+        assert world.rest().status == 403
+        assert [stream.head.target for stream in cluster.streams] == [b"/v1/models/open/versions/1:predict"]
+
+    def test_a_fallback_is_no_success_of_the_arm_of_a_rollout(self, world: Any) -> None:
+        split, meter = LiveSplit("r", RolloutSpec("open", RolloutArm("1"), RolloutArm("2"))), FakeMeter(reads=False)
+        split.weight = 100.0
+        cluster = world.serve(split=split, fallback=Arm(1, "other"))
+        world.pipeline.meters = {"r": meter}
+        cluster.no_endpoint = NoEndpoint("down")
+        client = world.rest()
+        world.other.streams[0].respond(b"answer")
+        assert (client.status, meter.told) == (200, [(True, 0, -1, None)])
 
     def test_one_that_the_caller_may_not_call_is_none(self, world: Any) -> None:
         world.serve(fallback=self.SMALL).unavailable = {"open"}

@@ -11,6 +11,7 @@ import pytest
 
 from meshproxy.transport.connection import LARGE_READ, Connection, ConnectionContext, Times, has_unread
 from meshproxy.transport.connection_info import ConnectionInfo
+from meshproxy.transport.outbox import MOST_DIRTY
 
 
 class Recording(Connection):
@@ -59,6 +60,20 @@ def test_what_a_small_read_leaves_is_written_when_all_sockets_have_been_read(
     assert transport.written == []
     loop.turn()
     assert transport.written == [b"answer to aanswer to b"]
+
+
+def test_the_first_of_many_does_not_wait_for_the_last(
+    shared: ConnectionContext, info: ConnectionInfo, make_transport: Any, loop: Any
+) -> None:
+    transports = [make_transport() for _ in range(MOST_DIRTY)]
+    for transport in transports:
+        connection = Recording(shared, info)
+        connection.connection_made(transport)
+        assert transport.written == []
+        connection.data_received(b"a")
+    assert all(transport.written == [b"answer to a"] for transport in transports)
+    loop.turn()
+    assert all(len(transport.written) == 1 for transport in transports)
 
 
 def test_what_was_written_since_then_can_be_taken_back(connection: Recording, transport: Any, loop: Any) -> None:
@@ -183,6 +198,22 @@ def test_whoever_counts_connections_hears_of_one_whatever_its_streams_do(connect
         connection.connection_lost(None)
     assert gone == [connection]
     assert len(connection.shared.reaper) == 0
+
+
+def test_what_others_have_to_say_is_written_whatever_the_end_of_a_connection_does(
+    connection: Recording, shared: ConnectionContext, info: ConnectionInfo, make_transport: Any, loop: Any
+) -> None:
+    def mistake(_: object) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    transport, other = make_transport(), Recording(shared, info)
+    other.connection_made(transport)
+    connection.on_lost = mistake
+    with pytest.raises(RuntimeError):
+        connection.connection_lost(None)
+    other.data_received(b"a")
+    loop.turn()
+    assert transport.written == [b"answer to a"]
 
 
 def test_a_half_close_keeps_our_half_open_until_we_close_it(connection: Recording) -> None:

@@ -31,8 +31,8 @@ async def test_a_call(make_server: Any) -> None:
     assert head.headers == (
         (b"content-type", b"application/grpc"),
         (b"user-agent", b"meshproxy"),
-        (b"grpc-timeout", b"1000000u"),
         (b"workload.spiffe.io", b"true"),
+        (b"grpc-timeout", b"1000000u"),
     )
     assert [(event.data, event.end) for event in server.take(Data)] == [(frame(b"question"), True)]
     server.codec.send_response(head.stream, 200, ((b"content-type", b"application/grpc"),), False)

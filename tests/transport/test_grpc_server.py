@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import gc
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
@@ -18,12 +19,11 @@ from meshproxy.transport.channel import H2Channel, Target, own_connections
 from meshproxy.transport.client import ClientError, StatusError
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.grpc_client import call_unary
-from meshproxy.transport.grpc_server import CallFailed, GrpcServer, ServerCall
+from meshproxy.transport.grpc_server import CallFailed, GrpcServer, Method, ServerCall
 from meshproxy.transport.grpc_stream import open_call
 from meshproxy.transport.listener import Listener, Security
 
 GRPC: Headers = ((b"content-type", b"application/grpc"), (b"te", b"trailers"))
-Method = Callable[[ServerCall], Awaitable[None]]
 
 
 class FakeStream:
@@ -277,15 +277,18 @@ async def test_a_client_that_leaves_ends_its_method() -> None:
     assert stream.status == 0  # nothing is sent to a stream that is gone
 
 
-async def test_a_client_that_leaves_at_once() -> None:
+@pytest.mark.parametrize("more", [(), ((b"grpc-timeout", b"5S"),)])
+async def test_a_client_that_leaves_at_once(more: Headers) -> None:
+    """Python warns of a coroutine that nobody awaits, and here warnings are errors."""
     begun: list[bool] = []
 
     async def method(call: ServerCall) -> None:
         begun.append(True)
 
-    _, stream = serve(method)
+    _, stream = serve(method, headers=(*GRPC, *more))
     stream.sink.reset_received(8, "cancelled")
     await turns()
+    gc.collect()
     assert (begun, stream.status) == ([], 0)
 
 

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from meshproxy.codec.events import RequestHead
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
+from meshproxy.transport import h1
 from meshproxy.transport.connection import READ_BYTES, ConnectionContext, Times
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h1 import LONG, H1Client, H1Server, ServerState
@@ -343,6 +344,36 @@ class TestServer:
         shared.reaper.sweep(loop.now + shared.times.idle + 1)
         assert transport.ended == "closed"
         assert served.rejected == []
+
+    def test_a_connection_at_rest_gives_its_buffer_back_once(
+        self,
+        server: H1Server,
+        served: Any,
+        transport: Any,
+        loop: Any,
+        shared: ConnectionContext,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """One that waits for its first request has used none; without TLS there is no buffer."""
+        given_back: list[object] = []
+        monkeypatch.setattr(h1, "give_back", given_back.append)
+        server.info.tls_version = "TLSv1.3"
+        shared.reaper.sweep(loop.now + shared.times.rest + 1)
+        assert given_back == []
+        for count in (1, 2):
+            server.data_received(GET)
+            respond(served.requests[-1])
+            shared.reaper.sweep(loop.now + shared.times.rest - 1)
+            assert len(given_back) == count - 1
+            shared.reaper.sweep(loop.now + shared.times.rest + 1)
+            shared.reaper.sweep(loop.now + shared.times.idle - 1)
+            assert given_back == [transport] * count
+        server.info.tls_version = ""
+        server.data_received(GET)
+        respond(served.requests[-1])
+        shared.reaper.sweep(loop.now + shared.times.rest + 1)
+        assert len(given_back) == 2
+        assert not transport.ended
 
     def test_a_client_that_does_not_read_cannot_keep_it_open(
         self, server: H1Server, served: Any, transport: Any, loop: Any, shared: ConnectionContext

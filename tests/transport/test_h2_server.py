@@ -18,9 +18,9 @@ from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.h2.frames import END_HEADERS, END_STREAM, HEADERS
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
-from meshproxy.transport.connection import ConnectionContext
+from meshproxy.transport.connection import REST_SECONDS, ConnectionContext
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.h2_server import PAUSE, PINGED_PERIODS, QUIET, REST_SECONDS, UNREAD_BUDGET, H2Server
+from meshproxy.transport.h2_server import PAUSE, PINGED_PERIODS, QUIET, UNREAD_BUDGET, H2Server
 
 POST = ((":method", "POST"), (":scheme", "http"), (":path", "/p"), (":authority", "a"))
 AT_REST = 8_192

@@ -47,46 +47,38 @@ def test_what_a_flush_leaves_behind_is_flushed_too(loop: Any) -> None:
     assert second.flushes == 1
 
 
-def test_what_small_batches_leave_is_written_together_when_all_sockets_have_been_read(loop: Any) -> None:
+def test_what_small_reads_leave_is_written_together_when_all_sockets_have_been_read(loop: Any) -> None:
     outbox, one, two = Outbox(loop), Gathering(), Gathering()
     for connection in (one, two):
-        outbox.begin()
         outbox.add(connection)
-        outbox.end()
     assert (one.flushes, two.flushes) == (0, 0)
     assert len(loop.ready) == 1
     loop.turn()
     assert (one.flushes, two.flushes) == (1, 1)
-    outbox.begin()
     outbox.add(one)
-    outbox.end()
     assert len(loop.ready) == 1, "every turn of the loop has its own call"
 
 
 def test_an_empty_batch_wakes_nobody(loop: Any) -> None:
     outbox = Outbox(loop)
     outbox.begin()
-    outbox.end()
+    outbox.flush()
     assert loop.ready == []
 
 
-def test_the_first_of_many_does_not_wait_for_the_last(loop: Any) -> None:
-    outbox, connections = Outbox(loop), [Gathering() for _ in range(MOST_DIRTY)]
-    for connection in connections:
-        assert connection.flushes == 0
-        outbox.begin()
-        outbox.add(connection)
-        outbox.end()
-    assert all(connection.flushes == 1 for connection in connections)
-    loop.turn()
-    assert all(connection.flushes == 1 for connection in connections)
+def test_there_is_room_for_so_many_until_they_are_flushed(loop: Any) -> None:
+    outbox = Outbox(loop)
+    for number in range(MOST_DIRTY):
+        assert outbox.room == MOST_DIRTY - number
+        outbox.add(Gathering())
+    assert outbox.room == 0
+    outbox.flush()
+    assert outbox.room == MOST_DIRTY
 
 
-def test_a_large_batch_takes_the_small_ones_before_it_along(loop: Any) -> None:
+def test_a_batch_takes_the_small_reads_before_it_along(loop: Any) -> None:
     outbox, small, large = Outbox(loop), Gathering(), Gathering()
-    outbox.begin()
     outbox.add(small)
-    outbox.end()
     outbox.begin()
     outbox.add(large)
     outbox.flush()

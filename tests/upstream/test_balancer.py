@@ -199,6 +199,39 @@ def test_a_slow_one_is_no_better_off_beside_one_that_is_not_allowed() -> None:
     assert picked == {members[1]: 100}
 
 
+# What is given back
+
+
+@policies
+def test_who_is_given_back_is_picked_again_and_shares_stay_even(make: Make) -> None:
+    """A lane gives back those that it cannot use: they must not lose calls by it to those that it can."""
+    members = replicas(3)
+    balancer = balanced(make, members)
+    picked: Counter[Replica | None] = Counter()
+    for _ in range(3_000):
+        chosen = balancer.pick(0.0, None, everybody)
+        if chosen is members[0]:
+            balancer.give_back(chosen)
+            assert balancer.pick(0.0, None, everybody) is chosen
+        picked[chosen] += 1
+    assert all(abs(picked[member] - 1_000) < 150 for member in members)
+
+
+@policies
+def test_who_is_given_back_and_then_not_allowed_or_gone_is_not_picked(make: Make) -> None:
+    members = replicas(3)
+    balancer = balanced(make, members)
+    first = balancer.pick(0.0, None, everybody)
+    assert first is not None
+    balancer.give_back(first)
+    assert balancer.pick(0.0, None, lambda member: member is not first) is not first
+    balancer.give_back(first)
+    balancer.update([member for member in members if member is not first])
+    assert all(balancer.pick(0.0, None, everybody) is not first for _ in range(9))
+    balancer.give_back(first)
+    assert all(balancer.pick(0.0, None, everybody) is not first for _ in range(9))
+
+
 # Round robin
 
 

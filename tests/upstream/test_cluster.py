@@ -29,7 +29,9 @@ ANSWERED = [each for each in Failure if each is not Failure.CONNECT]
 
 class Pool:
     def __init__(self, shared: Any, address: str, settings: Any, peer: Any = None) -> None:
+        self.shared = shared
         self.address = address
+        self.settings = settings
         self.peer = peer
         self.is_closed = False
 
@@ -69,7 +71,7 @@ class Bench:
             ClusterSettings(POOL, **{"breaker": ONCE, **settings}),
             self.watch,
             locality=locality,
-            securities=Securities("peer", "rest", "grpc"),  # type: ignore[arg-type]
+            securities=Securities("peer", "peer for HTTP/1.1", "rest", "grpc"),  # type: ignore[arg-type]
             chance=Random(1),
         )
 
@@ -113,9 +115,9 @@ class TestWhichThereAre:
         addresses = [(rest and rest.address, grpc and grpc.address) for rest, grpc in pools]
         assert addresses == [("a:1", "a:2"), ("b:1", None), (None, "c:2"), ("d:3", "d:3")]
         sidecar: Any = bench.cluster.endpoints["sidecar=d:3"]
-        assert sidecar.rest is sidecar.grpc
+        assert sidecar.rest.streams is sidecar.grpc
         assert sidecar.is_sidecar
-        assert sidecar.rest.peer == "peer"
+        assert (sidecar.rest.peer, sidecar.grpc.peer) == ("peer for HTTP/1.1", "peer")
         assert [(rest and rest.peer, grpc and grpc.peer) for rest, grpc in pools[:3]] == [
             ("rest", "grpc"),
             ("rest", None),
@@ -220,13 +222,11 @@ class TestPick:
 
     def test_the_only_one_is_known_without_a_choice(self) -> None:
         bench = Bench()
-        assert bench.cluster.only("m", bench.now) is None
+        assert bench.cluster.only_rest is None
         bench.find("a")
-        assert bench.cluster.only("m", bench.now) is bench.at("a")
-        bench.fail("a")
-        assert bench.cluster.only("m", bench.now) is None
+        assert bench.cluster.only_rest is bench.at("a")
         bench.find("a", "b")
-        assert bench.cluster.only("m", bench.now) is None
+        assert bench.cluster.only_rest is None
 
     @pytest.mark.parametrize(("is_grpc", "surface"), [(True, "gRPC"), (False, "REST")])
     def test_nobody_speaks_it(self, is_grpc: bool, surface: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Generator
 from itertools import pairwise
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
@@ -68,6 +69,7 @@ class Connection:
         self.owner = owner
         self.is_closing = False
         self.is_aged = False
+        self.good_until = inf
         self.deadline = 0.0
         self.most = streams
         self.streams: dict[int, Stream] = {}

@@ -53,13 +53,13 @@ class H1Connection:
         "_reader",
         "_requests",
         "_responses",
-        "_stream",
         "_theirs",
         "_waits_for_continue",
         "_writer",
         "held",
         "limits",
         "must_close",
+        "number",
     )
 
     def __init__(self, role: Role, limits: Limits) -> None:
@@ -76,7 +76,9 @@ class H1Connection:
         """The current exchange is the last; without one, close now."""
         self._has_eof = False
         # State of the exchange.
-        self._stream = 0
+        self.number = 0
+        """Of the current exchange, from 1. While a server `is_fresh`, it may be counted up: an exchange has passed the
+        codec by."""
         self._ours = IDLE if self._is_server else HEAD
         self._theirs = HEAD if self._is_server else IDLE
         self._method = b""
@@ -155,7 +157,7 @@ class H1Connection:
         if theirs is BODY and isinstance(self._reader, EofReader):
             self._theirs = DONE
             self._finish()
-            return [Data(self._stream, b"", 0, True)]
+            return [Data(self.number, b"", 0, True)]
         if theirs is IDLE or (theirs is HEAD and self._is_server and self._partial in (b"", b"\r")):
             self._theirs = self._ours = BROKEN
             self._partial = b""
@@ -188,11 +190,6 @@ class H1Connection:
             self._refuse(Unacceptable(status, reason, limit), events)
         return events
 
-    def count_exchange(self) -> int:
-        """As server, `is_fresh`: an exchange has passed the codec by. Returns the number of its request."""
-        self._stream += 1
-        return self._stream
-
     # Commands, each returns the bytes to write
 
     def send_request(
@@ -224,7 +221,7 @@ class H1Connection:
         self._ours = DONE if end else BODY
         self._theirs = HEAD
         self._method = method
-        self._stream += 1
+        self.number += 1
         return head
 
     def send_response(self, status: int, headers: Headers, end: bool, length: int | None = None) -> bytes:
@@ -310,7 +307,7 @@ class H1Connection:
         method, authority, target, headers, length, chunked, expects_continue, is_http10, closes, trace = request
         self._checked = 0
         self._has_skipped_blank = False
-        self._stream += 1
+        self.number += 1
         self._method = method
         self._peer_is_http10 = is_http10
         self._waits_for_continue = expects_continue
@@ -326,7 +323,7 @@ class H1Connection:
             self._theirs = DONE
         is_end = self._theirs is DONE
         events.append(
-            RequestHead(self._stream, method, authority, target, headers, is_end, length, expects_continue, trace)
+            RequestHead(self.number, method, authority, target, headers, is_end, length, expects_continue, trace)
         )
         return end
 
@@ -360,7 +357,7 @@ class H1Connection:
             if self._interim > MAX_INTERIM:
                 self._fail(events, ErrorCode.ENHANCE_YOUR_CALM, f"more than {MAX_INTERIM} interim responses")
                 return len(data)
-            events.append(ResponseHead(self._stream, response.status, response.headers, False))
+            events.append(ResponseHead(self.number, response.status, response.headers, False))
         return at
 
     def _begin_response(self, response: ParsedResponse, events: list[Event]) -> None:
@@ -386,7 +383,7 @@ class H1Connection:
         else:
             self._theirs = DONE
         is_end = self._theirs is DONE
-        events.append(ResponseHead(self._stream, status, headers, is_end, length))
+        events.append(ResponseHead(self.number, status, headers, is_end, length))
         if is_end and self._ours is DONE:
             self._finish()
 
@@ -398,11 +395,11 @@ class H1Connection:
             available = len(data) - at
             if available < left:
                 self._left = left - available
-                events.append(Data(self._stream, data[at:], available, False))
+                events.append(Data(self.number, data[at:], available, False))
                 return at + available
             self._left = 0
             self._theirs = DONE
-            events.append(Data(self._stream, data[at:stop], left, True))
+            events.append(Data(self.number, data[at:stop], left, True))
             if self._ours is DONE:
                 self._finish()
             return stop
@@ -413,15 +410,15 @@ class H1Connection:
             self._theirs = DONE
             if reader.trailers:
                 if piece:
-                    events.append(Data(self._stream, piece, len(piece), False))
-                events.append(Trailers(self._stream, reader.trailers))
+                    events.append(Data(self.number, piece, len(piece), False))
+                events.append(Trailers(self.number, reader.trailers))
             else:
-                events.append(Data(self._stream, piece, len(piece), True))
+                events.append(Data(self.number, piece, len(piece), True))
             if self._ours is DONE:
                 self._finish()
             return at
         if piece:
-            events.append(Data(self._stream, piece, len(piece), False))
+            events.append(Data(self.number, piece, len(piece), False))
         if reader.problem is not None:
             self._refuse(reader.problem, events)
         elif at < len(data):
@@ -462,7 +459,7 @@ class H1Connection:
             self._fail(events, code, problem.reason, problem.limit)
             return
         if self._ours is IDLE:
-            self._stream += 1
+            self.number += 1
             self._ours = HEAD
             self._method = b""
             self._peer_is_http10 = False
@@ -471,7 +468,7 @@ class H1Connection:
         self._partial = b""
         self._left = 0
         self._reader = None
-        events.append(Rejected(self._stream, problem.status, problem.reason, problem.limit))
+        events.append(Rejected(self.number, problem.status, problem.reason, problem.limit))
 
     def _fail(
         self, events: list[Event], code: int, reason: str, limit: str | None = None, *, by_peer: bool = False

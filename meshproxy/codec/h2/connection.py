@@ -1,7 +1,8 @@
 """HTTP/2 (RFC 9113), both roles: input becomes events, commands become frames in `out`.
 
-Three layers, each built on the one before: `outbound.OutboundFrames` sends and holds what both directions share,
-`control.ControlFrames` takes the frames that carry no message, `H2Connection` takes those that do.
+Layers, each built on the one before: `outbound.OutboundFrames` sends and holds what both directions share,
+`control.ControlFrames` takes the frames that carry no message, `H2Connection` takes those that do. Between them
+`whole.WholeMessages` and `joined.JoinedFrames` are short cuts, for messages that are sent or received whole.
 
 A violation is raised where it is found, as `ConnectionFault` or `StreamFault`, and becomes `Failed` or `Reset` in
 `receive`, together with a GOAWAY or RST_STREAM. Frames that cost the peer nothing are limited by budgets;
@@ -23,7 +24,7 @@ from meshproxy.codec.events import (
 )
 from meshproxy.codec.h2 import frames
 from meshproxy.codec.h2.budgets import Statistics
-from meshproxy.codec.h2.control import ANY_FRAME, ControlFrames, our_settings
+from meshproxy.codec.h2.control import ANY_FRAME, our_settings
 from meshproxy.codec.h2.errors import ConnectionFault, ErrorCode, StreamFault
 from meshproxy.codec.h2.frames import (
     CONTINUATION,
@@ -41,6 +42,7 @@ from meshproxy.codec.h2.frames import (
     UNKNOWN,
     WORD,
 )
+from meshproxy.codec.h2.joined import JoinedFrames
 from meshproxy.codec.h2.stream import BODY, ENDED, HEAD, IGNORED, Past, Stream, Verdict
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.problem import Malformed, Unacceptable
@@ -68,12 +70,11 @@ class Block:
         """CONTINUATION frames so far."""
 
 
-class H2Connection(ControlFrames):
+class H2Connection(JoinedFrames):
     """One HTTP/2 connection, at either end. Commands and questions: `outbound.OutboundFrames`."""
 
     __slots__ = (
         "_block",
-        "_empty_frames",
         "_frame_bytes",
         "_looked_at",
         "_preface",
@@ -101,8 +102,6 @@ class H2Connection(ControlFrames):
         self._block: Block | None = None
         self._runs: list[tuple[Data, list[bytes | memoryview]]] = []
         """Data events made of several frames, to be joined before they are given out."""
-        self._empty_frames = 0
-        """DATA frames in a row that carried nothing and ended nothing."""
         if role is Role.CLIENT:
             self.out.append(PREFACE)
         self.out.append(frames.settings(our_settings(role, limits)))
@@ -198,6 +197,7 @@ class H2Connection(ControlFrames):
         size = len(data)
         counts = self.frames_received
         left = self.slice_frames
+        joins, is_server = self.joins, self._role is Role.SERVER
         while size - at >= FRAME_HEADER_BYTES:
             if not left:
                 self.has_more = True
@@ -217,6 +217,13 @@ class H2Connection(ControlFrames):
             if self._expected != ANY_FRAME and kind != self._expected:
                 expected = frames.NAMES[self._expected]
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"{frames.NAMES[kind]} where {expected} must come")
+            if joins and left and flags == END_HEADERS and kind == HEADERS:
+                join = self._join_request if is_server else self._join_response
+                after = join(stream, data, start, at, size, events)
+                if after:
+                    left -= 1
+                    at = after
+                    continue
             counts[kind] += 1
             try:
                 HANDLERS[kind](self, flags, stream & 0x7FFFFFFF, data, start, at, events)
@@ -259,17 +266,17 @@ class H2Connection(ControlFrames):
         size = stop - start
         end = flags & END_STREAM != 0
         if ours.room < 0:
-            self._give_back(flow)
+            self.return_credit(flow)
             raise StreamFault(stream, ErrorCode.FLOW_CONTROL_ERROR, "more data than the stream's window allows")
         if ours.to_come is not None:
             ours.to_come -= size
             if ours.to_come < 0 or (end and ours.to_come):
-                self._give_back(flow)
+                self.return_credit(flow)
                 raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, "the body is not as long as content-length")
         elif ours.allowance is not None:
             ours.allowance -= size
             if ours.allowance < 0:
-                self._give_back(flow)
+                self.return_credit(flow)
                 self._reject_body(ours, end, events)
                 return
         if end:
@@ -303,11 +310,11 @@ class H2Connection(ControlFrames):
             self._count_empty()
         if ours is None:
             verdict = self._past(stream, DATA)
-            self._give_back(flow)
+            self.return_credit(flow)
             if verdict is Verdict.STREAM_CLOSED:
                 raise StreamFault(stream, ErrorCode.STREAM_CLOSED, "DATA after RST_STREAM")
             return
-        self._give_back(flow)
+        self.return_credit(flow)
         if ours.receives == HEAD:
             raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, "DATA before a head")
         if ours.receives == ENDED:
@@ -370,10 +377,11 @@ class H2Connection(ControlFrames):
 
     def _on_block(self, stream: int, end: bool, block: bytes, is_self_dependent: bool, events: list[Event]) -> None:
         """Process a complete header block. It is decoded in any case, to keep the table in sync."""
-        ours = self._streams.get(stream)
+        opens = self._role is Role.SERVER and stream > self._history.last and stream & 1
+        ours = None if opens else self._streams.get(stream)
         try:
             if ours is None:
-                if self._role is Role.SERVER and stream > self._history.last and stream & 1:
+                if opens:
                     self._open(stream, end, block, is_self_dependent, events)
                     return
                 verdict = self._past(stream, HEADERS)
@@ -408,7 +416,10 @@ class H2Connection(ControlFrames):
     def _open(self, stream: int, end: bool, block: bytes, is_self_dependent: bool, events: list[Event]) -> None:
         """A client opens a stream. Raises Malformed."""
         history = self._history
-        history.opened(stream)
+        if stream - history.last > 2:
+            history.opened(stream)
+        else:
+            history.last = stream  # `opened`, without its call
         if self._final_stream is not None:
             self._spend_fields(self._reader.skip(block))
             history.reset(stream, Past.RESET_BY_US)
@@ -441,11 +452,14 @@ class H2Connection(ControlFrames):
         self._streams[stream] = ours
         self._explained += 1
         self.statistics.requests += 1
-        events.append(RequestHead(stream, method, authority, target, headers, end, length, expects_continue, trace))
+        shape = self._reader.shape
+        events.append(
+            RequestHead(stream, method, authority, target, headers, end, length, expects_continue, trace, shape)
+        )
 
     def _on_response(self, ours: Stream, end: bool, block: bytes, events: list[Event]) -> None:
         """A head from a server, interim or final. Raises Malformed, Unacceptable."""
-        status, headers, length = self._reader.response(block)
+        status, headers, length = self._reader.responses.get(block) or self._reader.response(block)
         if status < 200:
             if end:
                 raise Malformed("an interim response that ends the stream")
@@ -464,7 +478,8 @@ class H2Connection(ControlFrames):
 
     def _on_trailers(self, ours: Stream, end: bool, block: bytes, events: list[Event]) -> None:
         """Fields after a body. Raises Malformed, Unacceptable."""
-        headers = self._reader.trailers(block)
+        known = self._reader.kept_trailers.get(block)
+        headers = known if known is not None else self._reader.trailers(block)
         if not end:
             raise Malformed("trailers that do not end the stream")
         if ours.to_come:

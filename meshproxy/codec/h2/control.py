@@ -8,8 +8,8 @@ from meshproxy.codec.h2.budgets import Budget, Statistics
 from meshproxy.codec.h2.errors import ConnectionFault, ErrorCode, StreamFault
 from meshproxy.codec.h2.frames import ACK, MAX_WINDOW, RST_STREAM, SETTING, TWO_WORDS, WINDOW_UPDATE, WORD
 from meshproxy.codec.h2.heads import HeadReader
-from meshproxy.codec.h2.outbound import OutboundFrames
 from meshproxy.codec.h2.stream import VERDICTS, Past, Verdict
+from meshproxy.codec.h2.whole import WholeMessages
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
 
@@ -40,7 +40,7 @@ PATIENCE = 0.2
 is bounded by the limit of open streams, so it is not counted against the client as a rapid reset (CVE-2023-44487)."""
 
 
-class ControlFrames(OutboundFrames):
+class ControlFrames(WholeMessages):
     """The part of the receiving half that keeps the connection in order.
 
     Every handler takes (flags, stream, data, start, stop, events): the payload is data[start:stop].
@@ -74,6 +74,10 @@ class ControlFrames(OutboundFrames):
         self._encoder.rest()
         self._reader.rest()
         self._history.rest()
+
+    def forget_heads(self) -> None:
+        """See `HeadReader.forget`."""
+        self._reader.forget()
 
     def remember_nothing(self) -> None:
         """Few heads are expected in all, either way: do not keep what would spare work if they were repeated."""

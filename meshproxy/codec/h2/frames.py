@@ -64,6 +64,9 @@ WORD = Struct(">L")
 TWO_WORDS = Struct(">LL")
 
 pack_header = FRAME_HEADER.pack
+pack_two_headers = Struct(">LBLLBL").pack
+pack_three_headers = Struct(">LBLLBLLBL").pack
+"""Of frames that are written together."""
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:

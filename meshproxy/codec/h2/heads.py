@@ -31,14 +31,19 @@ from meshproxy.codec.h2.fields import (
     is_single_authority,
 )
 from meshproxy.codec.h2.hpack import Decoder
+from meshproxy.codec.h2.shape import (
+    FieldKey,
+    HeadShape,
+    ParsedRequest,
+    find_shape,
+    shape_of_fields,
+    split_block,
+    split_fields,
+)
 from meshproxy.codec.headers import (
     IDENTITY_PREFIXES,
     MAX_LENGTH,
     NOT_IN_TRAILERS,
-    REQUEST_ID,
-    REQUEST_ID_BYTES,
-    REQUEST_ID_OCTETS,
-    TRACE_PARENT,
 )
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.problem import Malformed, MessageProblem, Unacceptable
@@ -49,32 +54,10 @@ CRUMBS_FACTOR = 4
 the only part of a head that is a copy, and not shared with the table: crumbs of one octet each could make it 64 KiB
 (CVE-2026-47774)."""
 
-TRACE_LITERAL = b"\x00\x0btraceparent\x37"
-"""A literal field without indexing, with a new name and 55 octets of value (RFC 7541 section 6.2.2): how a client that
-sends a new trace with each request writes it (https://www.w3.org/TR/trace-context/), our own encoder among them."""
-TRACE_VALUE_BYTES = 55
-TRACE_BYTES = len(TRACE_LITERAL) + TRACE_VALUE_BYTES
-TRACE_OCTETS = b"0123456789abcdef-"
-
-ID_LITERAL = b"\x00\x0cx-request-id"
-"""The same for a request id, up to the length of its value."""
-
 KEPT_HEADS = 32
 KEPT_BLOCK_BYTES = 4_096
 KEPT_BYTES = 131_072
 """Heads of one connection that are kept, of each kind, and the memory of all together. A usual one takes 1 to 2 KB."""
-
-
-class ParsedRequest(NamedTuple):
-    """A parsed request head."""
-
-    method: bytes
-    authority: bytes
-    target: bytes
-    headers: Headers
-    length: int | None
-    expects_continue: bool
-    trace: bytes | None
 
 
 class ParsedResponse(NamedTuple):
@@ -85,121 +68,132 @@ class ParsedResponse(NamedTuple):
     length: int | None
 
 
-Head = TypeVar("Head", ParsedRequest, ParsedResponse, Headers)
+Head = TypeVar("Head", ParsedResponse, Headers)
+Key = TypeVar("Key", bytes, tuple[bytes, ...])
+Kept = TypeVar("Kept", HeadShape, ParsedResponse, Headers)
 
 
 class HeadReader:
     """Reads the blocks of one connection.
 
     A client that repeats itself sends the same block of indices again and again. Heads are kept by the bytes of their
-    block until the dynamic table changes: such a head costs 0.1 µs instead of 5 to 8. One that ends with a request id,
-    a trace context, or both in this order, which differ each time, is cached by the preceding bytes, and costs 1.2 µs.
+    block until the dynamic table changes: such a head costs 0.1 µs instead of 5 to 8. One that differs in a request id,
+    a trace context or a time limit only is kept by its shape, and costs 3 µs. If the client puts those into the table,
+    too, its blocks are decoded, and the head is found by the shape of its fields.
     """
 
     __slots__ = (
+        "_changes_table",
         "_decoder",
+        "_field_bytes",
+        "_field_shapes",
         "_generation",
         "_kept_bytes",
         "_limits",
-        "_named",
         "_requests",
-        "_responses",
-        "_traced",
-        "_trailers",
+        "_shapes",
+        "kept_trailers",
         "remembers",
+        "responses",
+        "shape",
     )
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._decoder = Decoder(limits.header_bytes, limits.header_count, limits.header_name_bytes)
         self._generation = 0
-        self._requests: dict[bytes, ParsedRequest] = {}
-        self._traced: dict[bytes, ParsedRequest] = {}
-        """By the part of the block before the trace context."""
-        self._named: tuple[dict[bytes, ParsedRequest], dict[bytes, ParsedRequest]] = {}, {}
-        """By the part before the request id: of those that end with it, and of those that have a trace context, too."""
-        self._responses: dict[bytes, ParsedResponse] = {}
-        self._trailers: dict[bytes, Headers] = {}
+        self._requests: dict[bytes, HeadShape] = {}
+        """By their blocks: those without slots."""
+        self._shapes: dict[tuple[bytes, ...], HeadShape] = {}
+        """By what their blocks have in common."""
+        self._field_shapes: dict[FieldKey, HeadShape] = {}
+        """By what their fields have in common, whatever the table is."""
+        self._changes_table = False
+        """The last request did."""
+        self.shape: HeadShape | None = None
+        """Of the request that was read last, if it is kept."""
+        self.responses: dict[bytes, ParsedResponse] = {}
+        self.kept_trailers: dict[bytes, Headers] = {}
+        """By their blocks."""
         self._kept_bytes = 0
+        """By block."""
+        self._field_bytes = 0
+        """By field."""
         self.remembers = True
         """Heads are kept, as the peer is expected to repeat itself."""
 
     def allow_table(self, table_bytes: int) -> None:
         """The peer has acknowledged our SETTINGS_HEADER_TABLE_SIZE."""
         self._decoder.allow(table_bytes)
-        self._forget()
+        self.forget()
 
     def rest(self) -> None:
         """No block is expected soon: give up what can be read again."""
         self._decoder.rest()
-        self._forget()
+        self.forget()
 
     def request(self, block: bytes) -> ParsedRequest:
-        """Read the head of a request. Raises Malformed, Unacceptable, CompressionFault."""
-        known = self._requests.get(block)
-        if known is not None:
-            return known
-        if block[-TRACE_BYTES:-TRACE_VALUE_BYTES] == TRACE_LITERAL:
-            value = block[-TRACE_VALUE_BYTES:]
-            if not value.translate(None, TRACE_OCTETS):
-                stop = len(block) - TRACE_BYTES
-                at = _find_id(block, stop)
-                return self._traced_request(block, value) if at < 0 else self._named_request(block, at, stop, value)
-        at = _find_id(block, len(block))
-        if at >= 0:
-            return self._named_request(block, at, len(block), None)
-        return self._read(block, self._requests, read_request)
-
-    def _named_request(self, block: bytes, at: int, stop: int, trace: bytes | None) -> ParsedRequest:
-        """The head of a block that has what looks like a request id from `at` to `stop`, and a trace context behind it,
-        or nothing. Raises as `request`."""
-        start = block[:at]
-        field = REQUEST_ID, block[at + len(ID_LITERAL) + 1 : stop]
-        kept = self._named[trace is not None]
-        known = kept.get(start)
-        if known is not None:
-            method, authority, target, headers, length, expects_continue, _ = known
-            return ParsedRequest(method, authority, target, (*headers[:-1], field), length, expects_continue, trace)
-        fields, changes_table = self._fields(block)
-        head = read_request(fields, self._limits, at)  # the limit on joined cookies must not depend on the id's length
-        # A block is read from its beginning: if this one has a field at `at`, so has every other one of this start, and
-        # what follows is read alike there. Longer values must not exceed a limit.
-        last = [each[0] for each in fields[-2:]]
-        expected = [field] if trace is None else [field, (TRACE_PARENT, trace)]
-        size = sum([size for _, size, _ in fields])
-        if (
-            not changes_table
-            and last[-len(expected) :] == expected
-            and head.headers[-1] == field
-            and head.trace == trace
-            and size + REQUEST_ID_BYTES <= self._limits.header_bytes
-        ):
-            self._keep(kept, start, head, len(fields))
+        """Read the head of a request, and set `shape`. Raises Malformed, Unacceptable, CompressionFault."""
+        head = self.known(block)
+        if head is not None:
+            return head
+        self.shape = None
+        did_change = self._changes_table
+        fields, self._changes_table = self._fields(block)
+        key, values = split_fields(fields)
+        if self._changes_table:
+            return self._read_fields(key, values, fields, len(block), did_change)
+        parts = split_block(block)
+        if len(values) > len(parts) // 3:  # some are in the table
+            return self._read_fields(key, values, fields, len(block), did_change)
+        # The limit on joined cookies must not depend on the lengths of values.
+        head = read_request(fields, self._limits, sum([len(part) for part in parts[::3]]))
+        if len(parts) == 1:
+            self.shape = shape = HeadShape(head)
+            self._keep(self._requests, block, shape, len(block), len(fields))
+        else:
+            self.shape = found = find_shape(parts, head, fields, self._limits.header_bytes, self._decoder.decode)
+            if found is not None:
+                self._keep(self._shapes, (*parts[::3], *parts[1::3]), found, len(block), len(fields))
         return head
 
-    def _traced_request(self, block: bytes, value: bytes) -> ParsedRequest:
-        """The head of a block that ends as a trace context does. Raises as `request`."""
-        start = block[:-TRACE_BYTES]
-        known = self._traced.get(start)
-        if known is not None:
-            method, authority, target, headers, length, expects_continue, _ = known
-            return ParsedRequest(method, authority, target, headers, length, expects_continue, value)
-        fields, changes_table = self._fields(block)
-        head = read_request(fields, self._limits, len(block))
-        # These octets can be the end of no other field: a longer value would not be `value`, and a name that is given
-        # by its index would be another one's, which the octet before the length would put into the table. Limits were
-        # kept, and are by every other block of this start: it has the same length. No trace: there are two.
-        if not changes_table and fields[-1][0] == (TRACE_PARENT, value) and head.trace is not None:
-            self._keep(self._traced, start, head, len(fields))
+    def known(self, block: bytes) -> ParsedRequest | None:
+        """The head of a request that can be read without decoding its block. Sets `shape`. None: there is none."""
+        if self._changes_table:
+            return None
+        self.shape = shape = self._requests.get(block)
+        if shape is not None:
+            return shape.parsed
+        parts = split_block(block)
+        self.shape = shape = self._shapes.get((*parts[::3], *parts[1::3]))
+        return shape.read(parts[2::3]) if shape is not None else None
+
+    def _read_fields(
+        self, key: FieldKey, values: list[bytes], fields: list[Field], block_bytes: int, is_kept: bool
+    ) -> ParsedRequest:
+        """The head of a client that puts fields into the table which differ each time. One head changes the table in
+        any case: only others are to be kept."""
+        self.shape = shape = self._field_shapes.get(key)
+        if shape is not None:
+            return shape.read(values)
+        head = read_request(fields, self._limits, block_bytes)
+        size = _kept_size(sum([size for _, size, _ in fields]), len(fields))
+        if is_kept and self.remembers and size <= KEPT_BLOCK_BYTES:
+            self.shape = shape = shape_of_fields(key, values, head, fields)
+            if shape is not None:
+                if len(self._field_shapes) >= KEPT_HEADS or self._field_bytes + size > KEPT_BYTES:
+                    self.forget()
+                self._field_bytes += size
+                self._field_shapes[key] = shape
         return head
 
     def response(self, block: bytes) -> ParsedResponse:
         """Read the head of a response. Raises as `request`."""
-        return self._responses.get(block) or self._read(block, self._responses, read_response)
+        return self.responses.get(block) or self._read(block, self.responses, read_response)
 
     def trailers(self, block: bytes) -> Headers:
         """Read trailers, either way. Raises as `request`."""
-        return self._trailers.get(block) or self._read(block, self._trailers, read_trailers)
+        return self.kept_trailers.get(block) or self._read(block, self.kept_trailers, read_trailers)
 
     def skip(self, block: bytes) -> int:
         """Decode a block only for its changes of the table. Returns how many fields it had beyond the limits. Raises
@@ -211,7 +205,7 @@ class HeadReader:
         fields, changes_table = self._fields(block)
         head = read(fields, self._limits, len(block))
         if not changes_table:
-            self._keep(kept, block, head, len(fields))
+            self._keep(kept, block, head, len(block), len(fields))
         return head
 
     def _fields(self, block: bytes) -> tuple[list[Field], bool]:
@@ -231,38 +225,37 @@ class HeadReader:
         if self._decoder.generation == self._generation:
             return fields, False
         self._generation = self._decoder.generation
-        self._forget()
+        self._forget_blocks()
         return fields, True
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Give up the heads that are kept, and what is kept with them (`HeadShape.plans`)."""
+        self._forget_blocks()
+        self._field_shapes.clear()
+        self._field_bytes = 0
+
+    def _forget_blocks(self) -> None:
+        """The same, for those that are kept by their blocks."""
         self._requests.clear()
-        self._traced.clear()
-        for named in self._named:
-            named.clear()
-        self._responses.clear()
-        self._trailers.clear()
+        self._shapes.clear()
+        self.responses.clear()
+        self.kept_trailers.clear()
         self._kept_bytes = 0
 
-    def _keep(self, kept: dict[bytes, Head], key: bytes, head: Head, count: int) -> None:
+    def _keep(self, kept: dict[Key, Kept], key: Key, value: Kept, block_bytes: int, count: int) -> None:
         """`count`: of its fields."""
-        if len(key) > KEPT_BLOCK_BYTES or not self.remembers:
+        if block_bytes > KEPT_BLOCK_BYTES or not self.remembers:
             return
-        size = 256 + 3 * len(key) + 100 * count
+        size = _kept_size(block_bytes, count)
         if len(kept) >= KEPT_HEADS or self._kept_bytes + size > KEPT_BYTES:
-            self._forget()
+            self.forget()
         self._kept_bytes += size
-        kept[key] = head
+        kept[key] = value
 
 
-def _find_id(block: bytes, stop: int) -> int:
-    """Where what looks like a request id begins that ends at `stop`; -1 if there is none."""
-    at = block.rfind(ID_LITERAL, max(stop - len(ID_LITERAL) - 1 - REQUEST_ID_BYTES, 0), stop)
-    if at < 0:
-        return -1
-    begin = at + len(ID_LITERAL) + 1
-    if begin >= stop or block[begin - 1] != stop - begin or block[begin:stop].translate(None, REQUEST_ID_OCTETS):
-        return -1
-    return at
+def _kept_size(size: int, count: int) -> int:
+    """What a head takes that is kept, with so many bytes and fields."""
+    return 256 + 3 * size + 100 * count
 
 
 def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> ParsedRequest:

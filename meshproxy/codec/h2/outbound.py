@@ -121,7 +121,7 @@ class OutboundFrames:
 
     def take_output(self) -> bytes:
         output = b"".join(self.out)
-        self.out.clear()
+        self.out = []
         self._output_bytes = 0
         return output
 
@@ -301,7 +301,9 @@ class OutboundFrames:
                 self.out.append(frames.window_update(stream, ours.owed))
                 ours.room += ours.owed
                 ours.owed = 0
-        self._give_back(size)
+        self._owed += size
+        if self._owed * 2 >= self._limits.connection_window:
+            self._extend_window()
 
     # Commands: the connection
 
@@ -336,13 +338,17 @@ class OutboundFrames:
         """The highest stream that the peer has opened."""
         return self._history.last if self._role is Role.SERVER else 0
 
-    def _give_back(self, size: int) -> None:
-        """Extend the connection's window, in steps of half of it."""
+    def return_credit(self, size: int) -> None:
+        """`credit`, for a stream that has ended: extend the connection's window, in steps of half of it."""
         self._owed += size
         if self._owed * 2 >= self._limits.connection_window:
-            self.out.append(frames.window_update(0, self._owed))
-            self._room += self._owed
-            self._owed = 0
+            self._extend_window()
+
+    def _extend_window(self) -> None:
+        """Let the peer send as much as has been consumed."""
+        self.out.append(frames.window_update(0, self._owed))
+        self._room += self._owed
+        self._owed = 0
 
     def _answer(self, frame: bytes) -> None:
         """Queue the response to a control frame. Raises ConnectionFault if the peer does not read them."""

@@ -8,8 +8,12 @@ as any other exchange.
 
     shape    heads, split into constant parts and the values of slots. Pure
     plan     what was decided about requests of one shape, and about answers of one shape. Pure
+    carried  what a request in flight is made of, over either HTTP version
     ride     a request in flight: an `Exchange`, and what to do when its answer comes
     lane     the lane of one client connection: makes plans, and begins rides
+
+That is REST over HTTP/1.1. `call_plan`, `call_ride` and `call_lane` are the same for gRPC; they begin above the codecs,
+which know the shapes of heads (`codec.h2.shape`).
 
 Whatever a plan does not foresee leaves the lane. Before anything was sent, the ordinary way begins with the bytes as
 they came. After that the ride *unfolds* (`ActiveRequest.unfold`): it becomes the ordinary request in the state that it

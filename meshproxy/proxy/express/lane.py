@@ -6,16 +6,14 @@ import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from meshproxy.codec.events import RequestHead
-from meshproxy.identity.tokens import KeysWanted
 from meshproxy.proxy.client_side import TIMER_SECONDS
 from meshproxy.proxy.express.plan import ABSENT, NO_LIMIT, Plan, plan_answer, plan_request, went_well
 from meshproxy.proxy.express.ride import HEAD_END, Ride
 from meshproxy.proxy.express.shape import MOST_HEAD, REQUEST_ID, TIMEOUT, shape_of, split_answer, split_request
 from meshproxy.proxy.express_outcome import Outcome
 from meshproxy.proxy.request import Request
-from meshproxy.refusal import Refusal
 from meshproxy.routing.deadline import format_rest
-from meshproxy.upstream.pool import H1Pool
+from meshproxy.upstream.cluster import NoEndpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,47 +85,43 @@ class Lane:
             if self._candidate is not None:
                 self._learn(downstream)
             end = data.find(HEAD_END) + 4
-            if not len(HEAD_END) <= end <= MOST_HEAD:
+            if not 4 <= end <= MOST_HEAD:
                 return self._cannot(downstream, Outcome.NOT_WHOLE)
             parts = split_request(data[:end])
-            values = parts[2::3]
-            del parts[2::3]
-            shape = tuple(parts)
+            shape = (*parts[::3], *parts[1::3])
             plan = self._plans.get(shape)
             if plan is None:
                 self._met(shape, data, end)
                 return self._cannot(downstream, Outcome.UNKNOWN)
-            return self._ride(downstream, plan, values, data, end)
+            return self._ride(downstream, plan, [*parts[2::3], b""], data, data[end:])
         except Exception:
             logger.exception("internal error in the express lane")
             downstream.lane = None
             return self._missed(Outcome.DEFECT)
 
-    def _ride(self, downstream: H1Server, plan: Plan, values: list[bytes], data: bytes, end: int) -> bool:
+    def _ride(self, downstream: H1Server, plan: Plan, values: list[bytes], data: bytes, body: bytes) -> bool:
+        """As `carry`.
+
+        Args:
+            values: of the slots; the last one is of those that are absent.
+        """
         context, snapshot = self.context, plan.snapshot
         if snapshot is not context.snapshot or plan.tracer is not context.tracer:
             self._plans.clear()
             return self._missed(Outcome.CHANGED)
-        values.append(b"")  # of slots that are absent
         length = values[plan.length]
-        size = len(data) - end
+        size = len(body)
         if size != (int(length) if length else 0) or size > plan.most_body:
             return self._cannot(downstream, Outcome.NOT_WHOLE)
         if downstream.is_leaving:
             return self._missed(Outcome.LEAVING)
 
         # May they, still?
-        wall_clock = context.wall_clock()
-        if wall_clock >= plan.not_after:
-            return self._missed(Outcome.CALLER)
-        if plan.authorization is not None and snapshot.verifier is not None:
-            try:
-                token = snapshot.verifier.verify(plan.authorization, wall_clock)
-            except (Refusal, KeysWanted):
-                return self._missed(Outcome.CALLER)
-            if token is not plan.caller.token:
+        is_permitted = plan.is_permitted(context.wall_clock())
+        if not is_permitted:
+            if is_permitted is None:
                 self._plans.clear()
-                return self._missed(Outcome.CALLER)
+            return self._missed(Outcome.CALLER)
 
         # Until when?
         started = context.now()
@@ -137,24 +131,70 @@ class Lane:
         if seconds <= TIMER_SECONDS:
             return self._missed(Outcome.SHORT)
 
+        # Is its answer to be read?
+        if plan.sampler is not None and plan.sampler.is_due(started):
+            return self._missed(Outcome.SAMPLED)
+
         # Where to?
-        endpoint = snapshot.clusters[plan.server].only(plan.model, started)
-        if endpoint is None:
-            return self._missed(Outcome.ENDPOINT)
+        cluster = snapshot.clusters[plan.server]
+        endpoint = cluster.only_rest
+        if endpoint is None or not endpoint.allows(plan.model, started):
+            if plan.tracer.is_recording:
+                return self._missed(Outcome.ENDPOINT)  # spans tell which ones were passed over
+            try:
+                endpoint = cluster.pick(False, plan.model, started, None, ())
+            except NoEndpoint:
+                return self._missed(Outcome.ENDPOINT)
         pool = endpoint.rest
-        if type(pool) is not H1Pool:
-            return self._cannot(downstream, Outcome.ENDPOINT)
+        if pool is None or endpoint.is_sidecar is not plan.is_sidecar:
+            cluster.give_back(False, endpoint)
+            return self._missed(Outcome.ENDPOINT)
         upstream = pool.take_idle()
         if upstream is None:
+            cluster.give_back(False, endpoint)
             return self._missed(Outcome.BUSY)
 
+        # It is sent: what the stations would do from here on, trace, retries, and the bytes to the model server.
         ride = None
         try:
-            head = _read_head(plan, values, size)
+            # What the codec would read of a head with these values.
+            headers, at = plan.headers, plan.id_field
+            if at != ABSENT:
+                headers = (*headers[:at], (REQUEST_ID, values[plan.request_id]), *headers[at + 1 :])
+            at = plan.timeout_field
+            if at != ABSENT:
+                headers = (*headers[:at], (TIMEOUT, said), *headers[at + 1 :])
+            declared = size if length else plan.declared
+            trace = values[plan.trace] or None
+            head = RequestHead(0, plan.method, plan.authority, plan.target, headers, not size, declared, False, trace)
             now = context.now()
             due = started + seconds if seconds != NO_LIMIT else 0.0
-            ride = Ride(self, plan, downstream, upstream, endpoint, pool, head, data, started, now, due)
-            self._send(ride, values, data[end:])
+            address, info = upstream.address, downstream.info
+            ride = Ride(self, plan, endpoint, pool, address, head, data, size, info, started, now, due)
+            ride.downstream, ride.upstream_connection = downstream, upstream
+            parent = b""
+            if plan.is_traced:
+                tracer = plan.tracer
+                traced = tracer.begin(()) if trace is None else tracer.go_on(trace, plan.fields.trace_states)
+                ride.trace, parent = traced
+                ride.trace_parent = parent
+                if ride.trace.record is not None:
+                    ride.span_id, parent = tracer.attempt(ride.trace)
+            plan.matched.budget.deposit(now)
+            left = format_rest(due - now) if due else b""
+            to_id, to_left, to_length, to_trace, behind = plan.pieces
+            request_id = values[plan.request_id]
+            upstream.write(
+                b"".join((to_id, request_id, to_left, left, to_length, length, to_trace, parent, behind, body))
+            )
+            if size:
+                ride.received = now
+            if size <= plan.most_replayed and context.replay_bytes + size <= snapshot.limits.replay_buffer_total:
+                ride.replayed = size
+                context.replay_bytes += size
+            downstream.ride = upstream.ride = ride
+            downstream.deadline = upstream.deadline = 0.0
+            context.live.add(ride)
         except Exception:
             downstream.ride = upstream.ride = None
             upstream.abort()  # nobody knows what it was sent
@@ -163,45 +203,6 @@ class Lane:
             raise
         self._unused = 0
         return True
-
-    def _send(self, ride: Ride, values: list[bytes], body: bytes) -> None:
-        """What the stations would do from here on: trace, retries, and the bytes to the model server."""
-        context, plan, size, now = self.context, ride.plan, len(body), ride.connected
-        parent = b""
-        if plan.is_traced:
-            tracer, trace = plan.tracer, ride.head.trace
-            traced = tracer.begin(()) if trace is None else tracer.go_on(trace, plan.fields.trace_states)
-            ride.trace, parent = traced
-            ride.trace_parent = parent
-            if ride.trace.record is not None:
-                ride.span_id, parent = tracer.attempt(ride.trace)
-        plan.matched.budget.deposit(now)
-        to_id, to_left, to_length, to_trace, behind = plan.pieces
-        ride.upstream_connection.write(
-            b"".join(
-                (
-                    to_id,
-                    values[plan.request_id],
-                    to_left,
-                    format_rest(ride.due - now) if ride.due else b"",
-                    to_length,
-                    values[plan.length],
-                    to_trace,
-                    parent,
-                    behind,
-                    body,
-                )
-            )
-        )
-        ride.bytes_received = size
-        if size:
-            ride.received = now
-        if size <= plan.most_replayed and context.replay_bytes + size <= plan.snapshot.limits.replay_buffer_total:
-            ride.replayed = size
-            context.replay_bytes += size
-        ride.downstream.ride = ride.upstream_connection.ride = ride
-        ride.downstream.deadline = ride.upstream_connection.deadline = 0.0
-        context.live.add(ride)
 
     def _missed(self, why: Outcome) -> bool:
         """For the time being the ordinary way is the only one."""
@@ -224,9 +225,7 @@ class Lane:
             answer: the head of an answer that no plan knows.
         """
         self.context.express[why] += 1
-        self.context.live.discard(ride)
-        self.context.replay_bytes -= ride.replayed
-        ride.replayed = 0
+        ride.leave()
         request = self._resume(ride)
         if answer:
             self._candidate = _Candidate(request, answer, ride.upstream_connection.limits, ride.plan)
@@ -260,7 +259,10 @@ class Lane:
         if not went_well(request) or request.snapshot is not context.snapshot:
             return
         if plan is None:
-            made = plan_request(request, head, limits, context.tracer) if context.snapshot.is_express else None
+            endpoint = context.snapshot.clusters[request.server].find_rest(request.attempts[0].endpoint)
+            if endpoint is None or not context.snapshot.is_express:
+                return
+            made = plan_request(request, head, limits, context.tracer, is_sidecar=endpoint.is_sidecar)
             if made is not None:
                 if len(self._plans) >= MOST_PLANS or any(
                     other.snapshot is not made.snapshot for other in self._plans.values()
@@ -268,25 +270,12 @@ class Lane:
                     self._plans.clear()
                 self._plans[shape_of(split_request(head))] = made
             return
-        answer = plan_answer(request, head, limits, context.headers.clean, context.repeat)
+        answer = plan_answer(request, head, limits, context.headers.clean, context.repeat, is_sidecar=plan.is_sidecar)
         if answer is not None:
             if len(plan.answers) >= MOST_ANSWERS:
                 plan.answers.clear()
+                plan.last = None
             plan.answers[shape_of(split_answer(head))] = answer
         self.wasted += 1
         if self.wasted >= WASTED:
             downstream.lane = None
-
-
-def _read_head(plan: Plan, values: list[bytes], size: int) -> RequestHead:
-    """What the codec would read of a head with these values of its slots."""
-    headers = plan.headers
-    if plan.id_field != ABSENT:
-        at = plan.id_field
-        headers = (*headers[:at], (REQUEST_ID, values[plan.request_id]), *headers[at + 1 :])
-    if plan.timeout_field != ABSENT:
-        at = plan.timeout_field
-        headers = (*headers[:at], (TIMEOUT, values[plan.timeout]), *headers[at + 1 :])
-    length = size if plan.length != ABSENT else plan.declared
-    trace = values[plan.trace] if plan.trace != ABSENT else None
-    return RequestHead(0, plan.method, plan.authority, plan.target, headers, not size, length, False, trace)

@@ -12,6 +12,7 @@ from meshproxy.codec.events import RequestHead
 from meshproxy.codec.h1.head import parse_request, parse_response
 from meshproxy.codec.h1.write import frame_request, write_request_head, write_response_head
 from meshproxy.codec.problem import MessageProblem
+from meshproxy.identity.tokens import KeysWanted
 from meshproxy.proxy.client_side import OVER, TIMER_SECONDS
 from meshproxy.proxy.exchange import NO_FLAGS
 from meshproxy.proxy.express.shape import (
@@ -21,14 +22,17 @@ from meshproxy.proxy.express.shape import (
     ROOM,
     TIMEOUT,
     TRACE,
+    shape_of,
     slots_of,
     split_answer,
     split_request,
 )
+from meshproxy.proxy.headers import has_refusal
+from meshproxy.refusal import Refusal
 from meshproxy.routing.cors import share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from meshproxy.codec.events import Headers
     from meshproxy.codec.limits import Limits
@@ -69,48 +73,38 @@ class AnswerPlan:
         """Takes the record in the end."""
 
 
-class Plan:
+ReadAnswer = tuple[bytes, int, int, bytes, AnswerPlan]
+"""The head of an answer, its length, that of the body behind it, what is written to the client before that, and the
+plan."""
+
+
+class Decisions:
     """What requests of one shape have in common: all that the stations found out about one of them."""
 
     __slots__ = (
-        "answers",
         "asked",
-        "authority",
         "authorization",
         "caller",
         "conditions",
-        "declared",
         "fields",
         "forward",
-        "headers",
-        "id_field",
         "is_traced",
-        "length",
         "matched",
-        "method",
         "model",
-        "most_body",
         "most_replayed",
         "not_after",
         "operation",
         "permit_audits",
-        "pieces",
-        "request_id",
         "rule",
+        "sampler",
         "seconds",
         "server",
         "sharing",
         "snapshot",
-        "target",
-        "timeout",
-        "timeout_field",
-        "trace",
         "tracer",
     )
 
-    def __init__(
-        self, request: Request, slots: dict[bytes, int], pieces: Pieces, most_body: int, tracer: Tracer
-    ) -> None:
+    def __init__(self, request: Request, tracer: Tracer) -> None:
         # Not the request itself: it refers to the connection, which refers to its lane.
         operation, route, fields, asked = request.operation, request.matched, request.fields, request.asked
         assert operation is not None
@@ -130,20 +124,7 @@ class Plan:
         self.fields = fields
         self.forward = request.forward
         self.sharing = request.sharing
-        head = request.head
-        self.method = head.method
-        self.authority = head.authority
-        self.target = head.target
-        self.headers = head.headers
-        self.declared = head.length
-        """The length that the head declares where that is no slot: 0, or None."""
         self.is_traced = request.trace is not None
-        self.pieces = pieces
-        """What is written to the model server: request id, time left, length and trace context go in between, the body
-        behind."""
-        self.most_body = most_body
-        self.answers: dict[tuple[bytes, ...], AnswerPlan] = {}
-        """By their shape."""
         self.authorization = fields.authorization[0] if fields.authorization else None
         workload = request.caller.workload
         self.not_after = workload.not_after if workload is not None else inf
@@ -154,6 +135,76 @@ class Plan:
         """Bytes of a body that is kept for another attempt."""
         self.model = asked.models[0].name if asked.models else ""
         """What breakers go by."""
+        sampler = request.context.sampler
+        reads = sampler is not None and operation.read_signals is not None and sampler.wants(asked)
+        self.sampler = sampler if reads else None
+        """Chooses the calls whose answers are read, which take the ordinary way; None: none is."""
+
+    def is_permitted(self, wall_clock: float) -> bool | None:
+        """Whether the caller may still call: certificate and token are valid, and its key was not withdrawn. None: the
+        same token is another object, and so is the caller that the plan would tell."""
+        if wall_clock >= self.not_after:
+            return False
+        verifier = self.snapshot.verifier
+        if self.authorization is not None and verifier is not None:
+            try:
+                token = verifier.verify(self.authorization, wall_clock)
+            except (Refusal, KeysWanted):
+                return False
+            if token is not self.caller.token:
+                return None
+        return True
+
+
+class Plan(Decisions):
+    """The plan for requests of HTTP/1.1."""
+
+    __slots__ = (
+        "answers",
+        "authority",
+        "declared",
+        "headers",
+        "id_field",
+        "is_sidecar",
+        "last",
+        "length",
+        "method",
+        "most_body",
+        "pieces",
+        "request_id",
+        "target",
+        "timeout",
+        "timeout_field",
+        "trace",
+    )
+
+    def __init__(
+        self,
+        request: Request,
+        slots: dict[bytes, int],
+        pieces: Pieces,
+        most_body: int,
+        tracer: Tracer,
+        is_sidecar: bool,
+    ) -> None:
+        Decisions.__init__(self, request, tracer)
+        head = request.head
+        self.is_sidecar = is_sidecar
+        """Answers are those of another sidecar."""
+        self.method = head.method
+        self.authority = head.authority
+        self.target = head.target
+        self.headers = head.headers
+        self.declared = head.length
+        """The length that the head declares where that is no slot: 0, or None."""
+        self.pieces = pieces
+        """What is written to the model server: request id, time left, length and trace context go in between, the body
+        behind."""
+        self.most_body = most_body
+        self.answers: dict[tuple[bytes, ...], AnswerPlan] = {}
+        """By their shape."""
+        self.last: ReadAnswer | None = None
+        """The head that was read last: mostly the next one is the same, as long as the second of its date lasts."""
         # Places of slots among the values of a head, and of those that are fields among its fields.
         self.length = slots.get(LENGTH, ABSENT)
         self.request_id = slots.get(REQUEST_ID, ABSENT)
@@ -162,6 +213,17 @@ class Plan:
         names = [name for name, _ in head.headers]
         self.id_field = names.index(REQUEST_ID) if REQUEST_ID in slots else ABSENT
         self.timeout_field = names.index(TIMEOUT) if TIMEOUT in slots else ABSENT
+
+    def read_answer(self, head: bytes) -> ReadAnswer | None:
+        """Read the head of an answer; None: it has no shape that is known."""
+        parts = split_answer(head)
+        answer = self.answers.get(shape_of(parts))
+        if answer is None:
+            return None
+        values = [*parts[2::3], b""]  # of slots that are absent
+        before, between, behind = answer.pieces
+        length = values[answer.length]
+        return head, len(head), int(length), b"".join((before, values[answer.date], between, length, behind)), answer
 
 
 def went_well(request: Request) -> bool:
@@ -178,24 +240,17 @@ def went_well(request: Request) -> bool:
     )
 
 
-def plan_request(request: Request, head: bytes, limits: Limits, tracer: Tracer) -> Plan | None:
-    """The plan for requests with the shape of `head`. None: they are not all treated alike, or not in one step.
-
-    Args:
-        request: what became of it. It went well.
-        limits: those of the client's connection.
-        tracer: the one in use now.
-    """
+def repeats(request: Request, slots: Collection[bytes], tracer: Tracer) -> bool:
+    """Whether requests that differ from this one in the values of these fields are treated alike, and in one step."""
     operation, route, fields, snapshot = request.operation, request.matched, request.fields, request.snapshot
-    parts = split_request(head)
-    slots = slots_of(parts)
-    values = parts[2::3]
-    if operation is None or route is None or fields is None or slots is None:
-        return None
+    if operation is None or route is None or fields is None:
+        return False
     if (
-        not (operation.call is not None and operation.call is request.asked is request.forwarded)
+        request.asked is None
+        or request.asked is not request.forwarded
+        or request.asked.verb.is_admin  # each is asked about, beyond the policy (`ProxyContext.admit_admin`)
         or operation.is_health
-        or operation.read_version is not None
+        or request.is_partial
         or (fields.wants_timing and snapshot.tells_timing)
         or not route.is_plain
         or route.fallback is not None
@@ -208,9 +263,36 @@ def plan_request(request: Request, head: bytes, limits: Limits, tracer: Tracer) 
         or request.set_cookies
         or len(fields.authorization) > 1
     ):
-        return None
+        return False
     # Who may call, and where to, must not depend on what differs from one request to the next.
     if not snapshot.policy.headers.isdisjoint(slots) or not snapshot.routes.headers.isdisjoint(slots):
+        return False
+    is_begun = tracer.is_recording and not fields.b3  # what is read of Zipkin's fields differs each time
+    if (request.trace is not None) is not (TRACE in slots or is_begun):
+        return False
+    return request.trace is None or request.trace.inject is None
+
+
+def plan_request(
+    request: Request, head: bytes, limits: Limits, tracer: Tracer, *, is_sidecar: bool = False
+) -> Plan | None:
+    """The plan for requests with the shape of `head`. None: they are not all treated alike, or not in one step.
+
+    Args:
+        request: what became of it. It went well.
+        limits: those of the client's connection.
+        tracer: the one in use now.
+        is_sidecar: another sidecar answered.
+    """
+    operation, fields = request.operation, request.fields
+    parts = split_request(head)
+    slots = slots_of(parts)
+    values = parts[2::3]
+    if slots is None or not repeats(request, slots, tracer):
+        return None
+    assert operation is not None
+    assert fields is not None
+    if operation.call is not request.asked or operation.read_version is not None:
         return None
     try:
         parsed = parse_request(head, limits)
@@ -232,13 +314,8 @@ def plan_request(request: Request, head: bytes, limits: Limits, tracer: Tracer) 
         or _has_no_room(head, limits)
     ):
         return None
-    is_begun = tracer.is_recording and not fields.b3  # what is read of Zipkin's fields differs each time
-    if (request.trace is not None) is not (TRACE in slots or is_begun):
-        return None
-    if request.trace is not None and request.trace.inject is not None:
-        return None
     most = MOST_BODY if limits.body_bytes is None else min(MOST_BODY, limits.body_bytes)
-    return Plan(request, slots, _cut_request(request, slots), most, tracer)
+    return Plan(request, slots, _cut_request(request, slots), most, tracer, is_sidecar)
 
 
 def _has_no_room(head: bytes, limits: Limits) -> bool:
@@ -264,8 +341,10 @@ def plan_answer(
     request: Request,
     head: bytes,
     limits: Limits,
-    clean: Callable[[Headers], Headers],
+    clean: Callable[[Headers, bool], Headers],
     repeat: Callable[[Exchange], Callable[[Exchange], None]],
+    *,
+    is_sidecar: bool = False,
 ) -> AnswerPlan | None:
     """The plan for answers with the shape of `head`; None: there is none.
 
@@ -274,6 +353,7 @@ def plan_answer(
         limits: those of the connection to the model server.
         clean: what of an answer's fields goes to clients.
         repeat: makes what takes the records of exchanges that repeat `request` (`ProxyContext.repeat`).
+        is_sidecar: it came from another sidecar.
     """
     parts = split_answer(head)
     slots = slots_of(parts)
@@ -296,7 +376,9 @@ def plan_answer(
         or _has_no_room(head, limits)
     ):
         return None
-    headers = clean(parsed.headers)
+    headers = clean(parsed.headers, is_sidecar)
+    if is_sidecar and has_refusal(headers):
+        return None
     if request.sharing is not None:
         headers = share(headers, request.sharing)
     if DATE in slots:

@@ -39,20 +39,18 @@ _ANSWER = re.compile(
 
 split_request = _REQUEST.split
 """A request head -> constant part, name and value of a slot, constant part, and so on. `parts[2::3]` are the values,
-and what is left without them is the shape."""
+and the rest is the shape (`shape_of`)."""
 split_answer = _ANSWER.split
 """The same for the head of an answer."""
 
 
 Shape = tuple[bytes, ...]
-"""What heads of one shape have in common: constant parts, and names of slots between them."""
+"""What heads of one shape have in common: constant parts, then the names of the slots between them."""
 
 
 def shape_of(parts: list[bytes]) -> Shape:
     """The shape of a head that was split."""
-    parts = parts.copy()
-    del parts[2::3]
-    return tuple(parts)
+    return (*parts[::3], *parts[1::3])
 
 
 def slots_of(parts: list[bytes]) -> dict[bytes, int] | None:

@@ -14,9 +14,9 @@ from meshproxy.codec.h2.heads import (
     KEPT_BYTES,
     KEPT_HEADS,
     HeadReader,
-    ParsedRequest,
 )
 from meshproxy.codec.h2.hpack import CompressionFault
+from meshproxy.codec.h2.shape import ParsedRequest
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.problem import Malformed, Unacceptable
 
@@ -373,7 +373,7 @@ def test_a_head_is_kept_by_what_stands_before_its_trace() -> None:
         assert head == request([*HEAD, (b"accept", b"a"), (b"traceparent", value)])
         assert head.trace == value
         assert head.headers is first.headers
-    assert len(reader._traced) == 1
+    assert len(reader._shapes) == 1
     assert reader._requests == {}
 
 
@@ -403,7 +403,7 @@ def test_the_end_of_another_field_is_no_trace() -> None:
         assert block.endswith(hidden)
         with pytest.raises(Malformed):  # NUL in a value; but a start that is kept would pass it
             reader.request(block)
-    assert reader._traced == {}
+    assert reader._shapes == {}
 
 
 def test_the_end_of_a_huffman_string_is_no_trace() -> None:
@@ -422,7 +422,7 @@ def test_the_end_of_a_huffman_string_is_no_trace() -> None:
         reader = HeadReader(Limits())
         assert reader.request(block) == reader.request(block) == head
         assert head.trace == PARENT
-        assert reader._traced == {}
+        assert reader._shapes == {}
     assert found
 
 
@@ -432,23 +432,23 @@ def test_a_table_that_changes_forgets_what_stood_before_traces() -> None:
     tail = b"\x00\x0btraceparent\x37"
     first = encoder.encode([*HEAD, (b"x", b"1")])  # goes into the table
     assert reader.request(first + tail + PARENT).headers[0] == (b"x", b"1")
-    assert reader._traced == {}, "equal octets mean something else from now on"
+    assert reader._shapes == {}, "equal octets mean something else from now on"
     indexed = encoder.encode([*HEAD, (b"x", b"1")])
     for value in (PARENT, OTHER_PARENT):
         head = reader.request(indexed + tail + value)
         assert (head.headers, head.trace) == (((b"x", b"1"),), value)
-    assert len(reader._traced) == 1
+    assert len(reader._shapes) == 1
     reader.request(encoder.encode([*HEAD, (b"y", b"2")]))
-    assert reader._traced == {}
+    assert reader._shapes == {}
 
 
 def test_kept_starts_are_bounded() -> None:
     reader = HeadReader(Limits())
     for number in range(3 * KEPT_HEADS):
         reader.request(traced([(n, v, True) for n, v in [*HEAD, (b"x", b"%d" % number)]]))
-        assert len(reader._traced) <= KEPT_HEADS
+        assert len(reader._shapes) <= KEPT_HEADS
     reader.request(traced([(n, v, True) for n, v in [*HEAD, (b"x", b"a" * KEPT_BLOCK_BYTES)]]))
-    assert all(len(start) <= KEPT_BLOCK_BYTES for start in reader._traced)
+    assert all(sum(map(len, shape)) <= KEPT_BLOCK_BYTES for shape in reader._shapes)
 
 
 def test_a_trace_counts_against_the_limits() -> None:
@@ -519,8 +519,8 @@ def test_a_head_is_kept_by_what_stands_before_its_request_id(has_trace: bool) ->
         last = [name, trace] if has_trace else [name]
         block = encode([*HEAD, (b"accept", b"a")]) + b"".join(literal(*field) for field in last)
         assert reader.request(block) == request([*HEAD, (b"accept", b"a"), *last])
-    assert [len(kept) for kept in reader._named] == [not has_trace, has_trace]
-    assert reader._requests == reader._traced == {}
+    assert len(reader._shapes) == 1
+    assert reader._requests == {}
 
 
 @pytest.mark.parametrize("value", [b"a b", b"a\0", b"", b"a" * 65, b"a\n"])
@@ -545,7 +545,7 @@ def test_the_end_of_another_field_is_no_request_id() -> None:
         assert block.endswith(hidden)
         with pytest.raises(Malformed):  # NUL in a value; but a start that is kept would pass it
             reader.request(block)
-    assert reader._named == ({}, {})
+    assert reader._shapes == {}
 
 
 def test_an_id_that_would_exceed_a_limit_makes_no_other_one_pass() -> None:

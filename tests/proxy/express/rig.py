@@ -36,6 +36,7 @@ from meshproxy.transport.reaper import PERIOD, Reaper
 from meshproxy.upstream.cluster import Cluster, ClusterSettings
 from meshproxy.upstream.discovery import EndpointAddress
 from meshproxy.upstream.pool import H1Pool, PoolSettings
+from meshproxy.upstream.sidecar_pool import SidecarPool
 from tests.proxy.fakes import NOW, FakeLoop, FakePolicy, FakeTraffic
 
 PEER = Workload("spiffe://dev.example/ns/a/sa/b", "dev.example", "a", "b", NOW + 72)
@@ -142,6 +143,11 @@ class Spans(Tracer):
 class Rig:
     """One sidecar."""
 
+    endpoint_address = EndpointAddress(rest=ADDRESS)
+    server: Any
+    pool: Any
+    clients: list[Any]
+
     def __init__(self, *, is_express: bool = True, records: bool = False, audits: bool = False, **route: Any) -> None:
         self.loop = Loop()
         self.is_express = is_express
@@ -155,7 +161,7 @@ class Rig:
             [
                 self.metrics.requests.observe,
                 AccessLog(self.log.real, clock),
-                AuditLog(self.audit.real, clock, self.metrics.audit_events),
+                AuditLog(self.audit.real.write, clock, self.metrics.audit_events),
                 record_trace,
                 self.records.append,
             ],
@@ -172,7 +178,7 @@ class Rig:
         pool = PoolSettings(connect_timeout=1.0, max_connections=CONNECTIONS, max_pending=8, idle_timeout=60.0)
         settings = ClusterSettings(pool, breaker=BreakerSettings(consecutive_failures=2, failing_for=0.0))
         self.cluster = Cluster(self.shared, "main", settings, Unwatched(), chance=random.Random(1))
-        self.cluster.set_endpoints([EndpointAddress(rest=ADDRESS)])
+        self.cluster.set_endpoints([self.endpoint_address])
         (self.endpoint,) = self.cluster.endpoints.values()
         self.verifier = Verifier()
         self.policy = FakePolicy()
@@ -196,12 +202,16 @@ class Rig:
         )
         self.wire = Wire()
         self.server = self.accept(self.wire)
-        assert type(self.endpoint.rest) is H1Pool
-        self.pool = self.endpoint.rest
+        self.pool = self.find_pool()
         self.wires: list[Wire] = []
-        self.clients: list[H1Client] = []
+        self.clients = []
         for _ in range(CONNECTIONS):
             self.open()
+
+    def find_pool(self) -> Any:
+        """The connections to the model server."""
+        assert type(self.endpoint.rest) is H1Pool
+        return self.endpoint.rest
 
     def snapshot(self, **changes: Any) -> Snapshot:
         parts: dict[str, Any] = {
@@ -216,7 +226,7 @@ class Rig:
         }
         return Snapshot(**{**parts, **changes})
 
-    def accept(self, wire: Wire) -> H1Server:
+    def accept(self, wire: Wire) -> Any:
         """A client connects."""
         info = ConnectionInfo(
             direction="inbound", protocol="HTTP/1.1", remote="127.0.0.1:40000", local="127.0.0.1:18500", peer=PEER
@@ -270,7 +280,7 @@ class Rig:
         """The client ends its connection."""
         self._end(self.server, is_eof)
 
-    def _end(self, connection: H1Server | H1Client, is_eof: bool) -> None:
+    def _end(self, connection: Any, is_eof: bool) -> None:
         if is_eof and not connection.transport.is_closing():
             connection.eof_received()
             self.turn()
@@ -308,10 +318,14 @@ class Rig:
             "replay": self.pipeline.replay_bytes,
             "load": (self.endpoint.load.in_flight, self.endpoint.record.calls, self.endpoint.record.failures),
             "breakers": self.endpoint.states(),
-            "idle": len(self.pool._idle),
+            **self.connections(),
             "deadlines": (self.server.deadline, [each.deadline for each in self.clients]),
             "timers": sorted(timer.when() for timer in self.loop.pending),
         }
+
+    def connections(self) -> dict[str, object]:
+        """What there is to see of them."""
+        return {"idle": len(self.pool._idle)}
 
     @property
     def page(self) -> bytes:
@@ -325,6 +339,46 @@ class Rig:
     def outcomes(self) -> dict[Outcome, int]:
         """What became of requests, without what did not happen."""
         return {outcome: count for outcome, count in self.pipeline.express.items() if count}
+
+
+class SidecarRig(Rig):
+    """The same before another sidecar, with connections of HTTP/1.1 to it. That of HTTP/2 stays in the opening: calls
+    that find no connection wait."""
+
+    endpoint_address = EndpointAddress(sidecar=ADDRESS)
+
+    def find_pool(self) -> Any:
+        assert type(self.endpoint.rest) is SidecarPool
+        return self.endpoint.rest
+
+
+class TwoServersRig(Rig):
+    """The same with two model servers, which are balanced."""
+
+    other_address = EndpointAddress(rest="127.0.0.1:8502")
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.cluster.set_endpoints([self.endpoint_address, self.other_address])
+        self.endpoint, self.other = self.cluster.endpoints.values()
+        first, self.pool = self.pool, self.other.rest
+        for _ in range(CONNECTIONS):
+            self.open()
+        self.pool = first
+
+    def open(self) -> None:
+        super().open()
+        self.clients[-1].address = self.pool.address
+
+    def connections(self) -> dict[str, object]:
+        load = (self.other.load.in_flight, self.other.record.calls, self.other.record.failures)
+        return {**super().connections(), "other": (load, self.other.states())}
+
+
+class MixedRig(TwoServersRig):
+    """One of both is another sidecar."""
+
+    other_address = EndpointAddress(sidecar="127.0.0.1:8502")
 
 
 def defect(*_: object) -> None:

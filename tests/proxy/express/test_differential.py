@@ -17,12 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meshproxy.proxy.express_outcome import Outcome
-from tests.proxy.express.rig import Rig, answer, request
+from tests.proxy.express.rig import MixedRig, Rig, SidecarRig, TwoServersRig, answer, request
 
 Step = tuple[str, Any]
 ZEROS = b"00-" + b"0" * 32 + b"-0123456789abcdef-01"
 EXAMPLES = int(os.environ.get("MESHPROXY_EXAMPLES", "0")) or 1_000
 TRACE = b"00-0123456789abcdef0123456789abcdef-%016x-%02x"
+REFUSED = b"x-meshproxy-refusal: permission-denied\r\n"
 DATE = b"date: Mon, 30 Nov 2026 03:%02d:00 GMT\r\n"
 
 
@@ -76,9 +77,9 @@ class Health:
         return self._is_good
 
 
-def play(script: list[Step], **settings: Any) -> Rig:
+def play(script: list[Step], kind: type[Rig] = Rig, **settings: Any) -> Rig:
     """The script with the lane; it must have led to what it leads to without, after each step."""
-    lane, ordinary = Rig(is_express=True, **settings), Rig(is_express=False, **settings)
+    lane, ordinary = kind(is_express=True, **settings), kind(is_express=False, **settings)
     for number, step in enumerate(script):
         for rig in (lane, ordinary):
             do(rig, step)
@@ -320,6 +321,39 @@ def test_no_plan_is_made_where_a_slot_decides(field: bytes) -> None:
     assert rig.outcomes == {Outcome.UNKNOWN: 7}
 
 
+@pytest.mark.parametrize("kind", [SidecarRig, TwoServersRig])
+def test_to_sidecars_and_to_several_servers(kind: type[Rig]) -> None:
+    lane = play([*WARM, *(step for number in range(10, 30) for step in exchange(number))], kind)
+    assert lane.count(Outcome.CARRIED) == 20
+    if isinstance(lane, TwoServersRig):
+        assert min(lane.endpoint.record.calls, lane.other.record.calls) > 0
+    play([*WARM, ASK, ("hang up", True), *exchange(10), ("endpoint", False), *exchange(11)], kind)
+
+
+@pytest.mark.parametrize(("kind", "is_told"), [(Rig, False), (SidecarRig, True)])
+def test_only_another_sidecar_says_that_it_refused(kind: type[Rig], is_told: bool) -> None:
+    refusing = [step for number in range(10, 14) for step in exchange(number, answers=answer(more=REFUSED))]
+    lane = play([*WARM, *refusing, *exchange(20, answers=answer(b"", more=REFUSED)), *exchange(21)], kind)
+    assert (b"x-meshproxy-refusal" in lane.wire.written) is is_told
+    assert lane.records[9].is_refused_remotely is is_told
+
+
+def test_of_several_servers_only_the_sidecar_says_that_it_refused() -> None:
+    """Whoever the balancer picks next, and however many calls of the other kind cannot ride."""
+    refusing = [step for number in range(10, 40) for step in exchange(number, answers=answer(b"", more=REFUSED))]
+    lane = play([*WARM, *refusing], MixedRig)
+    told = lane.wire.written.count(b"x-meshproxy-refusal")
+    assert 0 < told < 30
+    assert told == sum(record.is_refused_remotely for record in lane.records)
+    assert lane.count(Outcome.ENDPOINT) > 0
+
+
+def test_with_spans_calls_of_several_servers_do_not_ride() -> None:
+    """They tell which endpoints were passed over."""
+    lane = play([*WARM, *exchange(10)], TwoServersRig, records=True)
+    assert lane.count(Outcome.ENDPOINT) == 2
+
+
 # What is hostile, once there is a plan
 
 LIKE: bytes = ASK[1][0]
@@ -430,9 +464,9 @@ requests = st.builds(
 )
 answers = st.builds(
     answer,
-    st.sampled_from([b"answer", b"y" * 50]),
+    st.sampled_from([b"answer", b"y" * 50, b""]),
     status=st.sampled_from([b"200 OK", b"200 OK", b"200 OK", b"503 Busy", b"404 Not Found"]),
-    more=st.sampled_from([b"", b"", DATE % 1, DATE % 2, b"connection: close\r\n"]),
+    more=st.sampled_from([b"", b"", DATE % 1, DATE % 2, b"connection: close\r\n", REFUSED]),
 )
 
 
@@ -474,7 +508,13 @@ steps = st.one_of(
 
 @pytest.mark.timeout(300)  # six seconds where nothing else runs
 @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(st.lists(steps, min_size=1, max_size=8), st.booleans(), st.booleans(), st.booleans())
-def test_random_scripts(script: list[list[Step]], records: bool, audits: bool, is_warm: bool) -> None:
+@given(
+    st.lists(steps, min_size=1, max_size=8),
+    st.sampled_from([Rig, SidecarRig]),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+def test_random_scripts(script: list[list[Step]], kind: type[Rig], records: bool, audits: bool, is_warm: bool) -> None:
     whole = [*(WARM if is_warm else ()), *(step for several in script for step in several)]
-    play(whole, records=records, audits=audits)
+    play(whole, kind, records=records, audits=audits)

@@ -11,6 +11,7 @@ from meshproxy.proxy.express_outcome import Outcome
 from meshproxy.proxy.pipeline import ActiveRequest
 from meshproxy.transport.h1 import H1Server
 from tests.proxy.express.rig import Rig, answer, defect, request
+from tests.proxy.test_sampled_answer import FakeSampler
 
 TRACE = b"00-0123456789abcdef0123456789abcdef-%016x-%02x"
 
@@ -103,7 +104,7 @@ def test_a_defect_closes_the_lane_and_the_request_takes_the_ordinary_way(
     rig = Rig()
     warm(rig)
 
-    monkeypatch.setattr(type(rig.cluster), "only", defect)
+    monkeypatch.setattr(type(rig.pool), "take_idle", defect)
     rig.ask(request(b"x", request_id=b"a"))
     rig.answer(answer())
     assert "internal error in the express lane" in caplog.text
@@ -127,7 +128,7 @@ def test_nothing_of_a_finished_exchange_is_kept_once_a_plan_was_made() -> None:
         rig.records.clear()
         assert count(ActiveRequest, Ride) == exchanges
         rig.leave(is_eof=True)
-        rig.server = None  # type: ignore[assignment]
+        rig.server = None
         assert count(H1Server) == servers
     finally:
         gc.enable()
@@ -190,3 +191,37 @@ def test_plans_of_one_snapshot_at_a_time() -> None:
         lane = rig.server.lane
         assert isinstance(lane, Lane)
         assert len({id(plan.snapshot) for plan in lane._plans.values()}) == 1
+
+
+def test_admin_calls_are_asked_about_each_time() -> None:
+    """Whether the audit trail can be written may change at any time (`ProxyContext.admit_admin`)."""
+    rig = Rig()
+    asked: list[str] = []
+    rig.pipeline.admit_admin = lambda: asked.append("asked")
+    for _ in range(9):
+        rig.ask(request(method=b"GET", target=b"/monitoring/prometheus/metrics"))
+        rig.answer(answer())
+    assert rig.pipeline.served == len(asked) == 9
+
+
+def test_a_call_whose_answer_is_to_be_read_takes_the_ordinary_way() -> None:
+    sampler = FakeSampler()
+    rig = Rig()
+    rig.pipeline.sampler = sampler
+    warm(rig)
+    assert rig.count(Outcome.CARRIED) == 0
+    assert rig.count(Outcome.SAMPLED) > 0
+    assert sampler.told == [(True, b"answer")] * 5
+    assert sampler.begun == 5
+
+
+def test_models_whose_answers_are_not_read_ride() -> None:
+    sampler = FakeSampler()
+    sampler.is_wanted = False
+    rig = Rig()
+    rig.pipeline.sampler = sampler
+    warm(rig)
+    rig.ask(request(b"x", request_id=b"a"))
+    rig.answer(answer())
+    assert rig.count(Outcome.CARRIED) == 1
+    assert sampler.told == []

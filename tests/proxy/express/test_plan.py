@@ -75,6 +75,12 @@ def test_an_answer_that_says_where_the_time_went_has_no_plan(tells_timing: bool,
     assert (plan_request(done, HEAD, Limits(), rig.spans) is not None) is has_plan
 
 
+def test_an_answer_of_which_the_caller_sees_a_part_has_no_plan() -> None:
+    rig, done = finished()
+    done.is_partial = True
+    assert plan_request(done, HEAD, Limits(), rig.spans) is None
+
+
 def test_a_server_that_hashes_has_no_plan() -> None:
     rig, done = finished()
     rig.cluster.key = Key(by="client-id")

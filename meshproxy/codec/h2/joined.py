@@ -1,0 +1,151 @@
+"""Whole messages, read in one step: what the express lane reads (`proxy.express`).
+
+A message is whole if all its frames came in one read and in a row, each as most peers send it, and its blocks are those
+of messages before. Each command comes to the same state as the handlers of these frames in a row
+(`connection.H2Connection`), or does nothing: what is out of the ordinary is left to them, and so are violations.
+"""
+
+from __future__ import annotations
+
+from meshproxy.codec.events import Event, RequestHead, WholeRequest, WholeResponse
+from meshproxy.codec.h2.budgets import Statistics
+from meshproxy.codec.h2.control import ControlFrames
+from meshproxy.codec.h2.frames import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    FRAME_HEADER,
+    FRAME_HEADER_BYTES,
+    HEADERS,
+)
+from meshproxy.codec.h2.stream import ENDED, HEAD, Stream
+from meshproxy.codec.limits import Limits
+from meshproxy.codec.role import Role
+
+LAST_HEADERS = END_HEADERS | END_STREAM
+NOTHING = 0
+
+unpack_header = FRAME_HEADER.unpack_from
+
+
+class JoinedFrames(ControlFrames):
+    """The part of the receiving half that reads whole messages.
+
+    Both commands take the HEADERS frame that a message begins with: its stream, and its payload data[start:stop],
+    without padding, priority, or CONTINUATION frames behind it. They return where what follows the message begins, or
+    `NOTHING`.
+    """
+
+    __slots__ = ("_empty_frames", "joins")
+
+    def __init__(self, role: Role, limits: Limits, now: float, statistics: Statistics | None) -> None:
+        super().__init__(role, limits, now, statistics)
+        self._empty_frames = 0
+        """DATA frames in a row that carried nothing and ended nothing."""
+        self.joins = False
+        """Whole messages are one event each."""
+
+    def _join_request(self, number: int, data: bytes, start: int, stop: int, size: int, events: list[Event]) -> int:
+        """As server: a request, HEADERS and DATA. `size`: of `data`."""
+        if size - stop < FRAME_HEADER_BYTES:
+            return NOTHING
+        word, flags, stream = unpack_header(data, stop)
+        flow: int = word >> 8
+        begin = stop + FRAME_HEADER_BYTES
+        end = begin + flow
+        limits, history, streams = self._limits, self._history, self._streams
+        most = limits.body_bytes
+        if (
+            word & 0xFF != DATA
+            or flags != END_STREAM
+            or stream != number
+            or end > size
+            or not 0 < flow <= limits.frame_bytes
+            or flow > self._room
+            or flow > self._stream_room
+            or (most is not None and flow > most)
+            or not number & 1
+            or not 0 < number - history.last <= 2
+            or self._final_stream is not None
+            or len(streams) >= limits.streams
+        ):
+            return NOTHING
+        head = self._reader.known(data[start:stop])
+        if head is None:
+            return NOTHING
+        method, authority, target, headers, length, expects_continue, trace = head
+        if length is not None and length != flow:
+            return NOTHING
+        history.last = number
+        self._room -= flow
+        ours = streams[number] = Stream(number, ENDED, HEAD, self._stream_room - flow, self._peer_window)
+        ours.is_head = method == b"HEAD"
+        ours.opened = self._now
+        ours.allowance = most
+        if length is not None:
+            ours.to_come = 0
+        elif most is not None:
+            ours.allowance = most - flow
+        counts = self.frames_received
+        counts[HEADERS] += 1
+        counts[DATA] += 1
+        self._explained += 2
+        self._empty_frames = 0
+        self.statistics.requests += 1
+        shape = self._reader.shape
+        request = RequestHead(number, method, authority, target, headers, False, length, expects_continue, trace, shape)
+        events.append(WholeRequest(request, data[begin:end], flow))
+        return end
+
+    def _join_response(self, number: int, data: bytes, start: int, stop: int, size: int, events: list[Event]) -> int:
+        """As client: a response, HEADERS, DATA and trailers, to a request that has been sent."""
+        ours = self._streams.get(number)
+        if (
+            ours is None
+            or ours.receives != HEAD
+            or ours.sends != ENDED
+            or ours.is_head
+            or size - stop < 2 * FRAME_HEADER_BYTES
+        ):
+            return NOTHING
+        head = self._reader.responses.get(data[start:stop])
+        if head is None:
+            return NOTHING
+        status, headers, length = head
+        word, flags, stream = unpack_header(data, stop)
+        flow: int = word >> 8
+        begin = stop + FRAME_HEADER_BYTES
+        end = begin + flow
+        limits = self._limits
+        if (
+            word & 0xFF != DATA
+            or flags
+            or stream != number
+            or end + FRAME_HEADER_BYTES > size
+            or not 0 < flow <= limits.frame_bytes
+            or flow > self._room
+            or flow > ours.room
+            or limits.body_bytes is not None
+            or (length is not None and length != flow)
+            or status < 200
+            or status == 204
+            or status == 304
+        ):
+            return NOTHING
+        word, flags, stream = unpack_header(data, end)
+        begins = end + FRAME_HEADER_BYTES
+        after: int = begins + (word >> 8)
+        if word & 0xFF != HEADERS or flags != LAST_HEADERS or stream != number or after > size:
+            return NOTHING
+        trailers = self._reader.kept_trailers.get(data[begins:after])
+        if trailers is None:
+            return NOTHING
+        self._room -= flow
+        del self._streams[number]
+        counts = self.frames_received
+        counts[HEADERS] += 2
+        counts[DATA] += 1
+        self._explained += 3
+        self._empty_frames = 0
+        events.append(WholeResponse(number, status, headers, length, data[begin:end], flow, trailers))
+        return after

@@ -1,0 +1,62 @@
+"""Tokens in headers and cookies of their own."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshproxy.identity.tokens import credential
+from meshproxy.proxy.headers import RequestHeaders
+from meshproxy.proxy.token_places import TokenPlaces
+
+IAP = "header x-goog-iap-jwt-assertion"
+COOKIE = "cookie session"
+PLACES = TokenPlaces({b"x-goog-iap-jwt-assertion": IAP}, {"session": COOKIE})
+
+
+def found(*headers: tuple[bytes, bytes]) -> RequestHeaders:
+    return PLACES.find(RequestHeaders(headers))
+
+
+def test_without_one_authorization_counts() -> None:
+    fields = RequestHeaders(((b"authorization", b"Bearer a"), (b"cookie", b"sessions=x; xsession=y"), (b"x-y", b"z")))
+    assert PLACES.find(fields) is fields
+
+
+@pytest.mark.parametrize("value", [b"a.b.c", b"Bearer a.b.c", b"bearer a.b.c"])
+def test_a_header(value: bytes) -> None:
+    fields = found((b"authorization", b"Bearer z"), (b"x-goog-iap-jwt-assertion", value), (b"x-y", b"z"))
+    assert fields.authorization == [credential(IAP, b"a.b.c")]
+    assert fields.forward == ((b"x-y", b"z"),)
+    # With `forwardToken` all of it goes on.
+    assert (b"x-goog-iap-jwt-assertion", value) in fields.forward_with_token
+    assert (b"authorization", b"Bearer z") in fields.forward_with_token
+
+
+@pytest.mark.parametrize(
+    ("value", "rest"),
+    [
+        (b"session=a.b.c", b""),
+        (b'session="a.b.c"', b""),
+        (b"theme=dark; session=a.b.c", b"theme=dark"),
+        (b"session=a.b.c;theme=dark", b"theme=dark"),
+        (b"a=1; session=a.b.c; b=2", b"a=1; b=2"),
+    ],
+)
+def test_a_cookie(value: bytes, rest: bytes) -> None:
+    fields = found((b"cookie", value), (b"x-y", b"z"))
+    assert fields.authorization == [credential(COOKIE, b"a.b.c")]
+    assert fields.forward == (((b"cookie", rest),) if rest else ()) + ((b"x-y", b"z"),)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ((b"x-goog-iap-jwt-assertion", b"a"), (b"x-goog-iap-jwt-assertion", b"b")),
+        ((b"x-goog-iap-jwt-assertion", b"a"), (b"cookie", b"session=b")),
+        ((b"cookie", b"session=a; session=b"),),
+        ((b"cookie", b"session=a"), (b"cookie", b"session=b")),
+    ],
+)
+def test_two_of_them_are_two(headers: tuple[tuple[bytes, bytes], ...]) -> None:
+    """Which the station that reads them refuses."""
+    assert len(found(*headers).authorization) == 2
