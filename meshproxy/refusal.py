@@ -71,6 +71,7 @@ class Reason(Enum):
     UPSTREAM_PROTOCOL = ("upstream-protocol", 502, GrpcStatus.INTERNAL)
     # Failures of the sidecar itself.
     KEYS_UNAVAILABLE = ("keys-unavailable", 503, GrpcStatus.UNAVAILABLE)
+    AUDIT_UNAVAILABLE = ("audit-unavailable", 503, GrpcStatus.UNAVAILABLE)
     FAULT_INJECTED = ("fault-injected", 503, GrpcStatus.UNAVAILABLE)
     INTERNAL = ("internal", 500, GrpcStatus.INTERNAL)
 

@@ -86,3 +86,14 @@ def read_metrics_path(value: object) -> str:
     if f"{value}/".lower().startswith("/v1/"):
         raise ValueError(f"{shown(value)} may be a model's: paths below /v1/ are those of models")
     return value
+
+
+def is_inside_cluster(host: str) -> bool:
+    """Whether a host can only be one of the cluster's network: a name without dots, one with the label `svc`
+    (`keycloak.auth.svc.cluster.local`), or a private address."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        labels = host.rstrip(".").split(".")
+        return (len(labels) == 1 and not labels[0].isdigit()) or "svc" in labels[1:]
+    return address.is_private and not (address.is_loopback or address.is_link_local or address.is_unspecified)

@@ -13,24 +13,29 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from meshproxy.config.accounts import account_name
 from meshproxy.config.codes import Code
+from meshproxy.config.places import directions_of, find, is_numbered, items, value_at, version_at
 from meshproxy.config.problems import Problem, closest
-from meshproxy.config.values import is_whole_version, read_version, shown
+from meshproxy.config.rollout_check import ARMS, PATTERN, ROLLOUT, SPLITS, check_rollout, chosen_by
+from meshproxy.config.values import is_whole_version, shown
 
 if TYPE_CHECKING:
     from meshproxy.config.nodes import Node
 
 
-DEFINED_BY = {"issuer": "MeshConfig", "trust domain": "MeshConfig"}
+DEFINED_BY = {"issuer": "MeshConfig", "trust domain": "MeshConfig", "AWS account": "MeshConfig"}
 """Which kind defines what a document refers to by name, where that is no kind of its own."""
 IAM_ROLE = "IAM role"
 """Is defined by no document."""
+CALLER_IDENTITY = "pre-signed requests"
+AWS_ACCOUNT = "AWS account"
 SINGLE = ("MeshConfig", "Sidecar")
 """Kinds of which a set has one document."""
 ONE_OF = "the one of a kind"
 """What documents of these kinds define, whatever their name: it is the kind."""
-HOST, PATTERN = "host", "pattern"
-"""A host that leads to a server; a pattern and a direction in which a route without matches takes it."""
+HOST = "host"
+"""A host that leads to a server."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,14 +125,25 @@ def definitions(each: Placed) -> Iterator[Defined]:
         yield ONE_OF, each.kind
     if each.kind == "MeshConfig":
         for issuer in items(find(each.node, "spec", "issuers")):
-            if isinstance(name := _value(find(issuer, "name")), str):
+            if isinstance(name := value_at(find(issuer, "name")), str):
                 yield "issuer", name
         for node in (find(each.node, "spec", "trustDomain"), *trusted_domains(each)):
-            if isinstance(domain := _value(node), str):
+            if isinstance(domain := value_at(node), str):
                 yield "trust domain", domain
+        accounts = find(each.node, "spec", "aws", "accounts")
+        for name in accounts.value if accounts is not None and isinstance(accounts.value, dict) else ():
+            yield AWS_ACCOUNT, name
+        if find(each.node, "spec", "aws", "callerIdentity") is not None:
+            yield IAM_ROLE, CALLER_IDENTITY
     elif each.kind == "ModelRoute":
         for _, pattern, direction in _patterns(each):
             yield PATTERN, (pattern.value, direction)
+        if items(find(each.node, "spec", "split")):
+            for direction in directions_of(each):
+                yield SPLITS, direction
+    elif each.kind == "ModelRollout":
+        if isinstance(model := value_at(find(each.node, "spec", "model")), str):
+            yield ROLLOUT, (model, chosen_by(each))
     elif each.kind == "ModelServer":
         for _, node in _hosts(each):
             yield HOST, _host(node)
@@ -185,9 +201,9 @@ def check_references(
     for what, field, node in each.references:
         if what == IAM_ROLE:
             if (meshes := look(ONE_OF, "MeshConfig")) and not any(
-                defined == "issuer" for mesh in meshes for defined, _ in definitions(mesh)
+                defined in ("issuer", IAM_ROLE) for mesh in meshes for defined, _ in definitions(mesh)
             ):
-                message = "no caller can prove an IAM role: the MeshConfig has no issuer"
+                message = "no caller can prove an IAM role: the MeshConfig has no issuer and no aws.callerIdentity"
                 yield each.at(node, field, message, Code.IMPOSSIBLE)
         elif not is_elsewhere(what) and isinstance(node.value, str) and not look(what, node.value):
             message = f"no {what} named {shown(node.value)}{hint(what, node.value)}"
@@ -210,6 +226,9 @@ def check_document(each: Placed, look: Look) -> Iterator[Problem]:
     if each.kind == "ModelRoute":
         yield from _overlaps(each, look)
         yield from _impossible(each, look)
+    elif each.kind == "ModelRollout":
+        for node, field, message, code in check_rollout(each, look):
+            yield each.at(node, field, message, code)
     elif each.kind == "ModelServer":
         yield from _shared_hosts(each, look)
         yield from _unproved(each, look)
@@ -232,6 +251,8 @@ def _named(each: Placed) -> Iterator[tuple[str, str, Node]]:
         for index, destination in enumerate(items(find(each.node, "spec", "split"))):
             if (server := find(destination, "server")) is not None:
                 yield "ModelServer", f"spec.split[{index}].server", server
+    elif each.kind == "ModelRollout":
+        paths = [("ModelServer", (arm, "server")) for arm in ARMS]
     for what, path in paths:
         if (node := find(each.node, "spec", *path)) is not None:
             yield what, ".".join(("spec", *path)), node
@@ -240,6 +261,8 @@ def _named(each: Placed) -> Iterator[tuple[str, str, Node]]:
             yield "issuer", f"{field}.token.issuer", issuer
         if (role := find(subject, "iamRole")) is not None:
             yield IAM_ROLE, f"{field}.iamRole", role
+            if isinstance(role.value, str) and (account := account_name(role.value)) is not None:
+                yield AWS_ACCOUNT, f"{field}.iamRole", type(role)(account, role.line)
     for field, workload in workloads(each):
         if (domain := find(workload, "trustDomain")) is not None:
             yield "trust domain", f"{field}.trustDomain", domain
@@ -276,7 +299,7 @@ def _patterns(route: Placed) -> Iterator[tuple[int, Node, str]]:
     if not items(find(route.node, "spec", "match")):
         for index, pattern in enumerate(items(find(route.node, "spec", "models"))):
             if isinstance(pattern.value, str):
-                for direction in _directions(route):
+                for direction in directions_of(route):
                     yield index, pattern, direction
 
 
@@ -294,22 +317,15 @@ def _overlaps(route: Placed, look: Look) -> Iterator[Problem]:
             yield route.at(pattern, f"spec.models[{index}]", message, Code.OVERLAP)
 
 
-def _directions(route: Placed) -> list[str]:
-    given = find(route.node, "spec", "directions")
-    if given is None:
-        return ["inbound", "outbound"]
-    return [direction.value for direction in items(given) if isinstance(direction.value, str)]
-
-
 def _impossible(route: Placed, look: Look) -> Iterator[Problem]:
     """What a route asks for that no call could get, or that would do nothing."""
-    directions = _directions(route)
+    directions = directions_of(route)
     if directions and "inbound" not in directions:
         for field, caller in subjects(route):
             message = "the caller is known for inbound calls only, but this route is outbound"
             yield route.at(caller, field, message, Code.IMPOSSIBLE)
     mirror = find(route.node, "spec", "mirror")
-    own = _value(find(route.node, "spec", "server"))
+    own = value_at(find(route.node, "spec", "server"))
     if own is None and "inbound" in directions:
         servers = (find(sidecar.node, "spec", "inbound", "server") for sidecar in look(ONE_OF, "Sidecar"))
         own = next((server.value for server in servers if server is not None), None)
@@ -321,10 +337,10 @@ def _impossible(route: Placed, look: Look) -> Iterator[Problem]:
 def _text_versions(route: Placed, own: object, look: Look) -> Iterator[Problem]:
     """Versions that no server of a call can have."""
     for field, node, servers in _asked_versions(route, own):
-        version = _version(node)
+        version = version_at(node)
         if not isinstance(version, str) or is_whole_version(version):
             continue
-        known = [server for server in servers if _is_numbered(look("ModelServer", server))]
+        known = [server for server in servers if is_numbered(look("ModelServer", server))]
         if known:
             message = (
                 f"{shown(version)} is no version of ModelServer/{known[0]}: its health check is model-status, so it is "
@@ -336,30 +352,21 @@ def _text_versions(route: Placed, own: object, look: Look) -> Iterator[Problem]:
 def _targets(route: Placed, own: object) -> list[object]:
     """Where calls of a route go: server, model, version and label of each share."""
     split = items(find(route.node, "spec", "split"))
-    shares = [share for share in split if _value(find(share, "weight")) != 0]
+    shares = [share for share in split if value_at(find(share, "weight")) != 0]
     return [_target(share, own, _only_model(route)) for share in shares] or [(own, None, None, None)]
 
 
 def _target(node: Node, own: object, asked: object = None) -> tuple[object, object, object, object]:
     """`asked`: the model that is the same as none."""
-    server, model, label = (_value(find(node, field)) for field in ("server", "model", "label"))
+    server, model, label = (value_at(find(node, field)) for field in ("server", "model", "label"))
     model = None if model == asked else model
-    return own if server is None else server, model, _version(find(node, "version")), label
+    return own if server is None else server, model, version_at(find(node, "version")), label
 
 
 def _only_model(route: Placed) -> object:
     """The model of a route that is for one."""
     models = items(find(route.node, "spec", "models"))
     return models[0].value if len(models) == 1 else None
-
-
-def _version(node: Node | None) -> object:
-    """A version in its one form: 3 and "3" are the same."""
-    value = _value(node)
-    try:
-        return None if value is None else read_version(value)
-    except ValueError:
-        return value
 
 
 def _asked_versions(route: Placed, own: object) -> Iterator[tuple[str, Node, list[object]]]:
@@ -381,12 +388,6 @@ def _asked_versions(route: Placed, own: object) -> Iterator[tuple[str, Node, lis
     if labels is not None and isinstance(labels.value, dict):
         for label, node in labels.value.items():
             yield f"spec.labels.{label}", node, servers if shares else [own, *servers]
-
-
-def _is_numbered(servers: Sequence[Placed]) -> bool:
-    """It is TensorFlow Serving for sure, whose versions are whole numbers: it is asked for the status of its models."""
-    health = find(servers[0].node, "spec", "health") if servers else None
-    return health is not None and _value(find(health, "check")) in (None, "model-status")
 
 
 def _hosts(server: Placed) -> Iterator[tuple[int, Node]]:
@@ -413,7 +414,7 @@ def _unproved(server: Placed, look: Look) -> Iterator[Problem]:
     """Sidecars that are called without mTLS."""
     for field, node in _sidecars(server):
         for mesh in look(ONE_OF, "MeshConfig"):
-            if _value(find(mesh.node, "spec", "mtls")) == "disabled":
+            if value_at(find(mesh.node, "spec", "mtls")) == "disabled":
                 message = f'a sidecar is called over mTLS, but {mesh.label} has mtls "disabled"'
                 yield server.at(node, field, message, Code.NO_IDENTITY)
 
@@ -423,7 +424,7 @@ def _unsent(server: Placed, look: Look) -> Iterator[Problem]:
     if (node := find(server.node, "spec", "service")) is None:
         return
     for sidecar in look(ONE_OF, "Sidecar"):
-        if _value(find(sidecar.node, "spec", "controlPlane", "documents")) is not True:
+        if value_at(find(sidecar.node, "spec", "controlPlane", "documents")) is not True:
             message = (
                 "the control plane sends the endpoints of a Service to sidecars whose documents come from there: "
                 f'{sidecar.label} has no "controlPlane" with "documents: true"; without one, use "dns" with the '
@@ -468,23 +469,3 @@ def _sidecars(server: Placed) -> Iterator[tuple[str, Node]]:
             yield f"spec.{source}.sidecar", node
     if (node := find(server.node, "spec", "dns", "srv")) is not None and node.value == "sidecar":
         yield "spec.dns.srv", node
-
-
-def find(node: Node, *names: str) -> Node | None:
-    """The node at the end of a path of fields, if there is one."""
-    for name in names:
-        found = node.value.get(name) if isinstance(node.value, dict) else None
-        if found is None:
-            return None
-        node = found
-    return node
-
-
-def items(node: Node | None) -> list[Node]:
-    """The items of a list; none if it is no list."""
-    return node.value if node is not None and isinstance(node.value, list) else []
-
-
-def _value(node: Node | None) -> object:
-    """The plain value of a node; None if there is none. What should not be there is like nothing else."""
-    return None if node is None else node.value if isinstance(node.value, str | int | None) else node

@@ -59,7 +59,10 @@ class Code(StrEnum):
         "No `MeshConfig` or no `Sidecar`. For a part of a set, such as a policy repository, use `--partial`.",
     )  # fmt: skip
     UNKNOWN_REFERENCE = "MP0303", Severity.ERROR, "A name of a role, server or issuer that there is not."
-    OVERLAP = "MP0304", Severity.ERROR, "Two routes for one pattern, or two servers for one host."
+    OVERLAP = (
+        "MP0304", Severity.ERROR,
+        "Two routes for one pattern, two servers for one host, or two documents that choose the version of one call.",
+    )  # fmt: skip
     IMPOSSIBLE = "MP0305", Severity.ERROR, "Something that no call could have or get, or that would do nothing."
     NO_IDENTITY = "MP0306", Severity.ERROR, "`mtls` requires a certificate that the `Sidecar` does not have."
     NO_CONTROL_PLANE = (
@@ -105,7 +108,7 @@ class Code(StrEnum):
     )  # fmt: skip
     ANYBODY = (
         "MP0511", Severity.WARNING,
-        "An `allow` binding whose subject names headers or excluded addresses only: anybody can meet that.",
+        "An `allow` binding that anybody can meet: by headers, from most addresses, or with a token that anybody gets.",
     )  # fmt: skip
     # Warnings about traffic and files
     WEIGHTS = "MP0601", Severity.WARNING, "The weights of a split do not add up to 100. They are shares of their sum."
@@ -126,6 +129,10 @@ class Code(StrEnum):
     SERVER_METRICS = (
         "MP0607", Severity.WARNING,
         "`telemetry.modelServer`, and a page that cannot be read or relayed: no `rest`, many endpoints, no permit.",
+    )  # fmt: skip
+    UNLISTED_MODEL = (
+        "MP0608", Severity.WARNING,
+        "A model that inbound routes, rollouts or health checks name, and that no `ModelServer` lists in `models`.",
     )  # fmt: skip
     # Information
     NO_ROLE = (

@@ -10,7 +10,7 @@ from meshproxy.config.fields import ClaimPattern
 from meshproxy.config.globs import compile_glob, is_literal
 
 if TYPE_CHECKING:
-    from meshproxy.config.fields import Part, Subject, WorkloadSubject
+    from meshproxy.config.fields import Part, Subject, TokenSubject, WorkloadSubject
     from meshproxy.config.schema import ModelRole, Rule
 
 
@@ -27,9 +27,11 @@ def _value_covers(name: str, wide: Any, narrow: Any, domain: str | None) -> bool
         case "workload":
             return _workload_covers(wide, narrow, domain)
         case "token":
+            ours, theirs = _claims(wide), _claims(narrow)
             return wide.issuer == narrow.issuer and all(
-                claim in narrow.claims and _claim_covers(wanted, narrow.claims[claim])
-                for claim, wanted in wide.claims.items()
+                any(_claim_covers(wanted, other) for other in theirs.get(path, ()))
+                for path, demands in ours.items()
+                for wanted in demands
             )
         case "ip_blocks":
             return all(any(_block_covers(ours, theirs) for ours in wide) for theirs in narrow)
@@ -39,10 +41,20 @@ def _value_covers(name: str, wide: Any, narrow: Any, domain: str | None) -> bool
             return bool(wide == narrow)
 
 
+def _claims(token: TokenSubject) -> dict[str | tuple[str, ...], list[object]]:
+    """What a token must be like, by where."""
+    found: dict[str | tuple[str, ...], list[object]] = {name: [wanted] for name, wanted in token.claims.items()}
+    for each in token.claim_paths:
+        found.setdefault(each.path, []).append(each)
+    return found
+
+
 def _claim_covers(wide: object, narrow: object) -> bool:
     if type(wide) is type(narrow) and wide == narrow:
         return True
     if not isinstance(wide, ClaimPattern):
+        return False
+    if isinstance(narrow, ClaimPattern) and narrow.words != wide.words:
         return False
     if wide.any_of is not None:
         choices = narrow.any_of if isinstance(narrow, ClaimPattern) else (narrow,)
@@ -93,7 +105,7 @@ def is_everyone(subject: Subject) -> str | None:
 def _names_nobody(field: str, value: Any) -> bool:
     match field:
         case "token":
-            return not value.claims
+            return not value.claims and not value.claim_paths
         case "workload":
             return all(name == "trust_domain" or pattern == "*" for name, pattern in _given(value))
         case "ip_blocks":

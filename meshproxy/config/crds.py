@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, inspect
 
 from meshproxy import __version__
-from meshproxy.config import addresses, certificates, fields, routes, schema, servers, sidecars, values
+from meshproxy.config import addresses, certificates, fields, rollouts, routes, schema, servers, sidecars, values
 from meshproxy.config.reference import description
 from meshproxy.config.reference import fields as described_fields
 
@@ -97,10 +97,14 @@ RULES: dict[type[Struct], tuple[tuple[str, str], ...]] = {
          "expected exactly one of file, url and inline"),
     ),
     schema.Issuer: (
-        ("has(self.audiences) && size(self.audiences) > 0 || has(self.requiredClaims)",
+        ("has(self.audiences) && size(self.audiences) > 0 || has(self.requiredClaims) || has(self.requiredClaimPaths)",
          "expected audiences or requiredClaims: without either, tokens that were issued for others would be accepted"),
         ("!has(self.bearerTokenFile) || has(self.caFile)", "bearerTokenFile requires caFile"),
+        (("!has(self.loadBalancers) || size(self.loadBalancers) == 0"
+          " || has(self.tokenFrom) && has(self.audiences) && size(self.audiences) > 0"),
+         "loadBalancers requires tokenFrom and audiences"),
     ),
+    schema.TokenPlace: (("has(self.header) != has(self.cookie)", "expected exactly one of header and cookie"),),
     schema.TrustBundle: (("has(self.file) != has(self.inline)", "expected exactly one of file and inline"),),
     schema.Rule: (
         ("!(has(self.versions) && size(self.versions) > 0 && has(self.labels) && size(self.labels) > 0)",
@@ -123,6 +127,8 @@ RULES: dict[type[Struct], tuple[tuple[str, str], ...]] = {
     ),
     routes.Destination: (_ONE_OF_VERSION_AND_LABEL,),
     routes.Mirror: (_ONE_OF_VERSION_AND_LABEL, _HAS_A_TARGET),
+    rollouts.Arm: (_ONE_OF_VERSION_AND_LABEL, _HAS_A_TARGET),
+    rollouts.ThresholdRange: (("has(self.min) || has(self.max)", "expected min, max or both"),),
     routes.Fault: (("has(self.delay) || has(self.abort)", "expected delay, abort or both"),),
     routes.RateLimit: (
         ("has(self.requests) || has(self.bytes) || has(self.examples)", "expected requests, bytes or examples"),
@@ -160,10 +166,29 @@ _COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
     "MeshConfig": (("Trust domain", ".spec.trustDomain"), ("mTLS", ".spec.mtls")),
     "ModelRole": (("Models", ".spec.rules[*].models"),),
     "ModelRoleBinding": (("Role", ".spec.role"), ("Action", ".spec.action")),
-    "ModelServer": (),
+    "ModelServer": (("Resolved", '.status.conditions[?(@.type=="ResolvedRefs")].status'),),
     "ModelRoute": (("Models", ".spec.models"), ("Server", ".spec.server")),
+    "ModelRollout": (
+        ("Model", ".spec.model"),
+        ("Phase", ".status.rollout.phase"),
+        ("Weight", ".status.rollout.weight"),
+    ),
     "Sidecar": (),
 }
+_STATUS: dict[str, dict[str, Schema]] = {
+    "ModelRollout": {
+        "rollout": {
+            "type": "object",
+            "description": "Where the rollout is: what the control plane goes on from.",
+            "properties": {
+                "phase": {"type": "string", "maxLength": 64},
+                "weight": {"type": "number", "minimum": 0, "maximum": 100},
+            },
+            **_ANY,
+        },
+    },
+}
+"""What the status of a kind says beside what all say."""
 _CONDITION: Schema = {
     "type": "object",
     "required": ["type", "status", "lastTransitionTime", "reason", "message"],
@@ -249,7 +274,7 @@ def _document(kind: type[Struct]) -> Schema:
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
-            "spec": _schema(spec.type),
+            "spec": type_schema(spec.type),
             "status": {
                 "type": "object",
                 "description": "What the control plane says of it.",
@@ -266,26 +291,28 @@ def _document(kind: type[Struct]) -> Schema:
                         "description": "How many sidecars it concerns, and how many of them use it as it is here.",
                         "properties": {name: {"type": "integer", "minimum": 0} for name in ("concerned", "updated")},
                     },
+                    **_STATUS.get(kind.__name__, {}),
                 },
             },
         },
     }
 
 
-def _schema(kind: inspect.Type) -> Schema:
+def type_schema(kind: inspect.Type) -> Schema:
+    """The schema of a type, as an API server takes it."""
     match kind:
         case inspect.StructType():
             return _struct(kind.cls, kind)
         case inspect.VarTupleType():
             bounds = {"minItems": kind.min_length} if kind.min_length else {}
-            return {"type": "array", "items": _schema(kind.item_type), **bounds}
+            return {"type": "array", "items": type_schema(kind.item_type), **bounds}
         case inspect.DictType():
-            values_of = _schema(kind.value_type)
+            values_of = type_schema(kind.value_type)
             # CEL knows no map whose values may be of several types, but an object of which nothing is said.
             return {"type": "object"} | (_ANY if values_of == _ANY else {"additionalProperties": values_of})
         case inspect.UnionType():
             kinds = [each for each in kind.types if not isinstance(each, inspect.NoneType)]
-            return _schema(kinds[0]) if len(kinds) == 1 else dict(_ANY)
+            return type_schema(kinds[0]) if len(kinds) == 1 else dict(_ANY)
         case inspect.AnyType():
             return dict(_ANY)
         case inspect.Metadata():
@@ -306,7 +333,7 @@ def _value(kind: inspect.Metadata) -> Schema:
     extra = kind.extra or {}
     reader: Callable[[object], object] | str | None = extra.get("read") or extra.get("type")
     if reader is None:
-        return _schema(kind.type)
+        return type_schema(kind.type)
     if reader in _READ_AS:
         known = dict(_READ_AS[reader])
         return known if "x-kubernetes-int-or-string" in known else known | _bounds(kind.type)
@@ -334,7 +361,7 @@ def _struct(cls: type[Struct], info: inspect.StructType) -> Schema:
     texts = {field.name: field.text for field in described_fields(cls)}
     properties = {}
     for field in info.fields:
-        found = _schema(field.type)
+        found = type_schema(field.type)
         text = texts[field.encode_name]
         properties[field.encode_name] = ({"description": text} if text else {}) | found
     made: Schema = {"type": "object", "description": _first_paragraph(cls), "properties": properties}

@@ -12,12 +12,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meshproxy.config.check import check_set, find
+from meshproxy.config.check import check_set
 from meshproxy.config.codes import Code, Severity
 from meshproxy.config.file_warnings import warn_of_files
 from meshproxy.config.files import FILE_BYTES, Source, digest, read_files
 from meshproxy.config.hints import is_of_another_mesh, of_kind
 from meshproxy.config.parse import PROBLEMS, Parsed, parse
+from meshproxy.config.places import find
 from meshproxy.config.policy_warnings import warn_of_policy
 from meshproxy.config.problems import Problem
 from meshproxy.config.schema import KINDS

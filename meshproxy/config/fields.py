@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Literal, get_args
 
 from msgspec import Meta, Struct
@@ -51,6 +51,11 @@ TrustDomain = Annotated[str, Meta(extra={"read": values.read_trust_domain, "word
 SpiffeId = Annotated[str, Meta(extra={"read": values.read_spiffe_id, "words": "SPIFFE id"})]
 RoleArn = Annotated[str, Meta(extra={"read": values.read_role_arn, "words": "role ARN"})]
 Url = Annotated[str, Meta(extra={"read": values.read_url, "words": "URL"})]
+KeysUrl = Annotated[str, Meta(extra={"read": values.read_any_url, "words": "URL"})]
+AccountId = Annotated[str, Meta(extra={"read": values.read_account_id, "words": "number of an AWS account"})]
+LoadBalancerArn = Annotated[
+    str, Meta(extra={"read": values.read_load_balancer, "words": "ARN of an Application Load Balancer"})
+]
 IssuerId = Annotated[str, Meta(extra={"read": values.read_issuer, "words": "URL or text"})]
 Text = Annotated[str, Meta(extra={"read": values.read_text, "words": "text"})]
 RegularExpression = Annotated[str, Meta(extra={"read": values.read_regex, "words": "regular expression"})]
@@ -157,6 +162,9 @@ class ClaimPattern(TextMatch, frozen=True):
     """The claim matches each of these: a list has them all."""
     any_of: Annotated[tuple[str | int | bool | TextMatch, ...], Meta(min_length=1)] | None = None
     """The claim matches one of these."""
+    words: bool = False
+    """true: a text is a set of words with spaces between them, as `scope` and `scp` are without this field, and what
+    is demanded are words of it. Not an alternative to the other fields: one of them stands beside it."""
 
     def __post_init__(self) -> None:
         if self.all_of and self.any_of:
@@ -165,6 +173,21 @@ class ClaimPattern(TextMatch, frozen=True):
             TextMatch.__post_init__(self)
         elif self.text_fields():
             raise ValueError('"allOf" and "anyOf" stand alone: write the other fields into their items')
+
+
+class ClaimAtPath(ClaimPattern, frozen=True, kw_only=True):
+    """A claim that is found by a list of names, one for each level, and what it must be like."""
+
+    path: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=16)]
+    """The names of the members, from the outermost: `[resource_access, models.example, roles]`. Each is taken as it is
+    written, so it may hold dots, and there is one way to read the path."""
+
+
+def claims_of(
+    by_name: Mapping[str, str | int | bool | ClaimPattern], by_path: Sequence[ClaimAtPath]
+) -> tuple[tuple[str | tuple[str, ...], str | int | bool | TextMatch], ...]:
+    """The claims that are demanded, by dotted name or by list of names, and what each must be like."""
+    return (*by_name.items(), *((each.path, each) for each in by_path))
 
 
 class WorkloadSubject(Part, frozen=True):
@@ -211,6 +234,9 @@ class TokenSubject(Part, frozen=True):
     exists, and dots select members below it (`realm_access.roles`, `kubernetes.io.namespace`). A claim that cannot be
     compared (another type, a path that continues below a value, a path that could be read in two ways) never allows,
     and counts as a match for `deny` and `audit`."""
+    claim_paths: tuple[ClaimAtPath, ...] = ()
+    """The same for claims that a list of names finds: `- {path: [resource_access, models.example, roles], anyOf:
+    [caller]}`. Numbers and booleans are demanded with `anyOf` or `allOf`."""
 
     def __post_init__(self) -> None:
         if "" in self.claims:
@@ -225,7 +251,8 @@ class Subject(Part, frozen=True):
     token: TokenSubject | None = None
     """The bearer token."""
     iam_role: RoleArn | None = None
-    """The AWS IAM role whose token (`sts:GetWebIdentityToken`) the caller sends, compared character for character."""
+    """The AWS IAM role that the caller has proven, by a token (`sts:GetWebIdentityToken`) or a pre-signed request
+    (`aws.callerIdentity`), compared character for character. The account may be a name of `aws.accounts`."""
 
     def __post_init__(self) -> None:
         if self.workload is None and self.token is None and self.iam_role is None:

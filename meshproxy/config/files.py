@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from meshproxy.config.codes import Code
@@ -23,6 +23,18 @@ TOTAL_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """Who has written a text last and when, as far as whoever gives the text can tell."""
+
+    by: str
+    """The owner of a file; the field manager of an object."""
+    at: str
+    """As RFC 3339; empty if that is not known."""
+    is_software: bool
+    """`by` is a program that has applied it for somebody."""
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """One file."""
 
@@ -34,6 +46,7 @@ class Source:
     """A file of this host; otherwise it came from standard input."""
     root: Path | None = None
     """Where relative paths in it start; None: in its own folder."""
+    written: Written | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:

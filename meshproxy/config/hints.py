@@ -6,6 +6,7 @@ Only names that no kind of ours has are looked up here, so a word of ours is nev
 from __future__ import annotations
 
 ISTIO, LINKERD, ENVOY, KUBERNETES, GATEWAY = "Istio", "Linkerd", "Envoy", "Kubernetes", "the Gateway API"
+FLAGGER, ARGO = "Flagger", "Argo Rollouts"
 
 _POLICY = "ModelRole (which calls) with ModelRoleBinding (who may make them, or may not)"
 _ROUTE = "ModelRoute"
@@ -55,6 +56,10 @@ KINDS: dict[str, tuple[str, str]] = {
     "ServiceResolver": ("Consul", _SERVER),
     "ServiceDefaults": ("Consul", _SERVER),
     "ProxyDefaults": ("Consul", "MeshConfig"),
+    "Canary": (FLAGGER, "ModelRollout, whose `analysis` has the same words"),
+    "MetricTemplate": (FLAGGER, "`metrics` of a ModelRollout, which need no queries"),
+    "Rollout": (ARGO, "ModelRollout"),
+    "AnalysisTemplate": (ARGO, "`analysis` of a ModelRollout"),
     "MeshTrafficPermission": ("Kuma", _POLICY),
     "MeshHTTPRoute": ("Kuma", _ROUTE),
     "MeshTimeout": ("Kuma", "`timeout` of a ModelRoute"),
@@ -64,7 +69,7 @@ KINDS: dict[str, tuple[str, str]] = {
 """Kind -> whose it is, and what takes its place."""
 
 GROUPS = ("istio.io", "linkerd.io", "smi-spec.io", "gateway.networking.k8s.io", "inference.networking.k8s.io",
-          "inference.networking.x-k8s.io", "consul.hashicorp.com", "kuma.io")  # fmt: skip
+          "inference.networking.x-k8s.io", "consul.hashicorp.com", "kuma.io", "flagger.app", "argoproj.io")  # fmt: skip
 """Ends of the API groups of meshes."""
 
 _WORKLOAD = "`workload: {namespace: ..., serviceAccount: ...}` or `workload: {spiffeId: ...}` of a subject"
@@ -131,8 +136,9 @@ FIELDS: dict[str, tuple[str, str]] = {
     "forwardOriginalToken": (ISTIO, "`forwardToken` in `inbound` of the Sidecar"),
     "outputPayloadToHeader": (ISTIO, "`forwardIdentity` in `inbound` of the Sidecar"),
     "outputClaimToHeaders": (ISTIO, "`forwardIdentity` in `inbound` of the Sidecar"),
-    "fromHeaders": (ISTIO, "not there: tokens are read from `authorization` only"),
-    "fromParams": (ISTIO, "not there: tokens are read from `authorization` only"),
+    "fromHeaders": (ISTIO, "`tokenFrom` of an issuer"),
+    "fromCookies": (ISTIO, "`tokenFrom` of an issuer"),
+    "fromParams": (ISTIO, "not there: a token in a URL ends up in logs"),
     # Routes
     "http": (ISTIO, "the ModelRoute itself: one route for each set of models"),
     "route": (ISTIO, _SPLIT),
@@ -222,6 +228,15 @@ FIELDS: dict[str, tuple[str, str]] = {
     "sni": (ISTIO, _SERVER_NAME),
     "subjectAltNames": (ISTIO, _SERVER_NAME),
     "insecureSkipVerify": (ISTIO, "not there: certificates are always verified; write their authority into `caFile`"),
+    # Rollouts
+    "progressDeadlineSeconds": (FLAGGER, "`progressDeadline`, a duration such as 10m"),
+    "iterations": (FLAGGER, "`stepWindows` of `analysis`"),
+    "stepWeightPromotion": (FLAGGER, "nothing: the promotion is one step, as the stable version stays where it is"),
+    "sessionAffinity": (FLAGGER, "`sticky` of the ModelRollout"),
+    "templateRef": (FLAGGER, "not needed: the sidecars measure themselves"),
+    "skipAnalysis": (FLAGGER, "nothing in the document: promote it by command"),
+    "setWeight": (ARGO, "`stepWeights` of `analysis`"),
+    "failureLimit": (ARGO, "`threshold` of `analysis`"),
     # The sidecar and the mesh
     "ingress": (ISTIO, "`inbound` of the Sidecar"),
     "egress": (ISTIO, "`outbound` of the Sidecar"),

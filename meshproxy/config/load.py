@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from meshproxy.config import schema
+from meshproxy.config.accounts import bindings_with_numbers, routes_with_numbers
 from meshproxy.config.check import check_set
 from meshproxy.config.codes import Code
 from meshproxy.config.files import Paths, Source, digest, read_files
@@ -84,12 +85,15 @@ def documents(placed: Sequence[Placed], fingerprint: str) -> schema.Documents:
     def of(kind: type[Any]) -> tuple[Any, ...]:
         return tuple(each.document for each in placed if isinstance(each.document, kind))
 
+    mesh = of(schema.MeshConfig)[0]
+    accounts = mesh.spec.aws.accounts
     return schema.Documents(
-        mesh=of(schema.MeshConfig)[0],
+        mesh=mesh,
         sidecar=of(schema.Sidecar)[0],
         roles=of(schema.ModelRole),
-        bindings=of(schema.ModelRoleBinding),
+        bindings=bindings_with_numbers(of(schema.ModelRoleBinding), accounts),
         servers=of(schema.ModelServer),
-        routes=of(schema.ModelRoute),
+        routes=routes_with_numbers(of(schema.ModelRoute), accounts),
+        rollouts=of(schema.ModelRollout),
         fingerprint=fingerprint,
     )

@@ -55,7 +55,11 @@ def in_folder(document: SentKind, folder: Path) -> SentKind:
                 for each in mesh.trust_domains
             )
             issuers = tuple(map(issuer, mesh.issuers))
-            return replace(document, spec=replace(mesh, trust_domains=domains, issuers=issuers))
+            aws = mesh.aws
+            if aws.caller_identity is not None:
+                callers = replace(aws.caller_identity, ca_file=path(aws.caller_identity.ca_file))
+                aws = replace(aws, caller_identity=callers)
+            return replace(document, spec=replace(mesh, trust_domains=domains, issuers=issuers, aws=aws))
         case ModelServer(spec=server):
             security = server.tls
             if security is not None:

@@ -111,7 +111,7 @@ class _Text:
 
         try:
             for number, whole in enumerate(read_documents(text, self._note, self._origin.first_line), 1):
-                if not self._origin.is_named and _is_key_set(whole):
+                if not self._origin.is_named and (_is_key_set(whole) or _is_expectations(whole)):
                     self._noted.clear()
                     continue
                 self._label = f"document {number}"
@@ -312,6 +312,11 @@ def _is_key_set(node: Node) -> bool:
         and "keys" in document
         and isinstance(document["keys"].value, list)
     )
+
+
+def _is_expectations(node: Node) -> bool:
+    """Expectations of `meshproxy policy test`: they may lie beside the policy, and say nothing to a sidecar."""
+    return isinstance(node.value, dict) and node.value.keys() == {"expectations"}
 
 
 @cache

@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
-from meshproxy.config.check import find, items, workloads
+from meshproxy.config.check import workloads
 from meshproxy.config.codes import Code
 from meshproxy.config.coverage import covers, is_everyone, role_covers
 from meshproxy.config.globs import compile_glob, is_literal
+from meshproxy.config.issuer_claims import is_for_everybody
+from meshproxy.config.places import find, items
 from meshproxy.config.values import is_whole_version, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from meshproxy.config.check import Placed
+    from meshproxy.config.issuers import Issuer
     from meshproxy.config.nodes import Node
     from meshproxy.config.problems import Problem
 
@@ -42,16 +45,24 @@ def warn_of_policy(placed: Sequence[Placed], *, is_partial: bool) -> Iterator[Pr
     whole = [each for each in placed if each.document is not None]
     roles = {each.name: each for each in whole if each.kind == "ModelRole"}
     bindings = [each for each in whole if each.kind == "ModelRoleBinding"]
+    issuers = {
+        issuer.name: issuer
+        for each in whole
+        if each.kind == "MeshConfig"
+        for issuer in each.document.spec.issuers
+        if is_for_everybody(issuer.issuer) and not issuer.required_claims and not issuer.required_claim_paths
+    }
     domain = next((each.document.spec.trust_domain for each in whole if each.kind == "MeshConfig"), None)
     for role in roles.values():
         yield from _patterns(role, [f"spec.rules[{index}]" for index in range(len(role.document.spec.rules))])
         yield from _versions(role)
-    yield from _open_to_anybody(bindings)
+    yield from _open_to_anybody(bindings, issuers)
     yield from _denials(roles, bindings, domain)
     if len(whole) == len(placed):  # otherwise what is not there may be in a document with a problem
         if bindings or not is_partial:
             yield from _without_effect(roles, bindings)
         yield from _names(whole, roles, bindings, is_partial=is_partial)
+        yield from _unlisted(whole)
     for each in whole:
         yield from _name_patterns(each)
         if each.kind == "ModelRoute":
@@ -130,8 +141,9 @@ def _without_effect(roles: Mapping[str, Placed], bindings: Sequence[Placed]) -> 
         yield first.at(first.node, "", message, Code.NOTHING_ALLOWED)
 
 
-def _open_to_anybody(bindings: Sequence[Placed]) -> Iterator[Problem]:
-    """Subjects that allow whoever sends a header, or does not come from certain addresses."""
+def _open_to_anybody(bindings: Sequence[Placed], issuers: Mapping[str, Issuer]) -> Iterator[Problem]:
+    """Subjects that allow whoever sends a header, or does not come from certain addresses, or has any token of one of
+    these issuers."""
     for binding in bindings:
         for index, subject in enumerate(binding.document.spec.subjects):
             named = (subject.workload, subject.token, subject.iam_role, subject.ip_blocks)
@@ -140,6 +152,14 @@ def _open_to_anybody(bindings: Sequence[Placed]) -> Iterator[Problem]:
                 yield binding.at(
                     _at(binding, ["spec", "subjects", index]), f"spec.subjects[{index}]", message, Code.ANYBODY
                 )
+            token = subject.token
+            if binding.document.spec.action != "allow" or token is None or subject.workload or subject.ip_blocks:
+                continue
+            if token.issuer in issuers and not token.claims and not token.claim_paths:
+                url = issuers[token.issuer].issuer
+                message = f"allows everybody: whoever has an account gets tokens of {url} for any audience; name claims"
+                node = _at(binding, ["spec", "subjects", index])
+                yield binding.at(node, f"spec.subjects[{index}].token", message, Code.ANYBODY)
 
 
 def _denials(roles: Mapping[str, Placed], bindings: Sequence[Placed], domain: str | None) -> Iterator[Problem]:
@@ -243,16 +263,28 @@ def _denied(
             yield where.by.at(where.node, where.field, message, Code.UNCOVERED_MODEL)
 
 
+def _unlisted(placed: Sequence[Placed]) -> Iterator[Problem]:
+    """Models that no server lists, where all servers list theirs: whichever is meant refuses them."""
+    lists = [each.document.spec.models for each in placed if each.kind == "ModelServer"]
+    if not lists or not all(lists):
+        return
+    listed = {name for names in lists for name in names}
+    for name, where in _named_models(placed, with_rollouts=True).items():
+        if name not in listed:
+            message = f"no ModelServer lists the model {shown(name)} in spec.models: its sidecar refuses calls of it"
+            yield where.by.at(where.node, where.field, message, Code.UNLISTED_MODEL)
+
+
 def _uncovered(known: Mapping[str, _Named], patterns: set[str]) -> list[str]:
     matching = [compile_glob(pattern) for pattern in patterns if not is_literal(pattern)]
     return [name for name in known if name not in patterns and not any(matches(name) for matches in matching)]
 
 
-def _named_models(placed: Sequence[Placed]) -> dict[str, _Named]:
-    """Every model that inbound routes and the health checks of servers name."""
+def _named_models(placed: Sequence[Placed], *, with_rollouts: bool = False) -> dict[str, _Named]:
+    """Every model that inbound routes, the health checks of servers and, if asked for, inbound rollouts name."""
     named: dict[str, _Named] = {}
     for each in placed:
-        for field, node in _model_nodes(each):
+        for field, node in (*_model_nodes(each), *(_of_rollout(each) if with_rollouts else ())):
             if isinstance(node.value, str) and is_literal(node.value):
                 named.setdefault(node.value, _Named(each, field, node))
     return named
@@ -272,6 +304,14 @@ def _model_nodes(each: Placed) -> Iterator[tuple[str, Node]]:
             yield f"spec.split[{index}].model", other
     if (other := find(each.node, "spec", "fallback", "model")) is not None:
         yield "spec.fallback.model", other
+
+
+def _of_rollout(each: Placed) -> Iterator[tuple[str, Node]]:
+    if each.kind != "ModelRollout" or each.document.spec.chosen_by != "inbound":
+        return
+    for path in (("model",), ("stable", "model"), ("candidate", "model")):
+        if (node := find(each.node, "spec", *path)) is not None:
+            yield f"spec.{'.'.join(path)}", node
 
 
 def _alike(pattern: str, names: Sequence[str]) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import NODEFAULT, Struct, inspect
 
 from meshproxy.codec import limits
-from meshproxy.config import cors, routes, schema, servers, sidecars, telemetry
+from meshproxy.config import cors, issuers, rollouts, routes, schema, servers, sidecars, telemetry
 from meshproxy.config import fields as shared
 from meshproxy.config.convert import default_of, is_struct, words
 
@@ -214,7 +214,7 @@ def _written(value: Any, called: object) -> str:
 def _texts() -> dict[str, dict[str, str]]:
     """Struct -> field -> the string below it in the source: Python keeps docstrings of classes only."""
     texts: dict[str, dict[str, str]] = {}
-    for module in (limits, shared, servers, cors, routes, sidecars, telemetry, schema):
+    for module in (limits, shared, issuers, servers, cors, routes, rollouts, sidecars, telemetry, schema):
         for node in ast.parse(getsource(module)).body:
             if isinstance(node, ast.ClassDef):
                 texts[f"{module.__name__}.{node.name}"] = dict(_strings_below_fields(node))

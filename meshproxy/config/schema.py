@@ -1,6 +1,6 @@
 """The documents, as msgspec structs: every kind, every field, its default, and what it means.
 
-`sidecars`, `servers` and `routes` have a kind each, `fields` what kinds share. The docstring below a field
+`sidecars`, `servers`, `routes` and `rollouts` have a kind each, `fields` what kinds share. The docstring below a field
 is its documentation: `config explain` and `docs/configuration.md` show it. Field names are camelCase in documents.
 Everything is frozen, and nothing here is the form that a station works with: stations compile what they need once per
 snapshot.
@@ -8,26 +8,19 @@ snapshot.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
 from meshproxy.codec import limits
-from meshproxy.config import values
 from meshproxy.config.fields import (
     API_VERSION,
     Action,
-    Algorithm,
     BindingSubject,
     Certificates,
-    ClaimPattern,
     Count,
     Duration,
-    DurationOrZero,
     Glob,
-    IssuerId,
-    Lifetime,
     Mtls,
     Name,
     Part,
@@ -36,11 +29,17 @@ from meshproxy.config.fields import (
     Text,
     TlsVersion,
     TrustDomain,
-    Url,
     Verb,
     Version,
 )
 from meshproxy.config.fields import Metadata as Metadata
+from meshproxy.config.issuers import Aws as Aws
+from meshproxy.config.issuers import CallerIdentity as CallerIdentity
+from meshproxy.config.issuers import Issuer as Issuer
+from meshproxy.config.issuers import KeySource as KeySource
+from meshproxy.config.issuers import TokenPlace as TokenPlace
+from meshproxy.config.issuers import check_apart
+from meshproxy.config.rollouts import ModelRollout as ModelRollout
 from meshproxy.config.routes import ModelRoute as ModelRoute
 from meshproxy.config.servers import ModelServer as ModelServer
 from meshproxy.config.sidecars import Sidecar as Sidecar
@@ -48,99 +47,6 @@ from meshproxy.config.telemetry import Telemetry
 from meshproxy.config.values import shown
 
 # --- MeshConfig ------------------------------------------------------------------------------------------------------
-
-
-class KeySource(Part, frozen=True):
-    """Where an issuer's public keys are. Exactly one of the fields."""
-
-    file: Path | None = None
-    """A JWK set (RFC 7517 section 5) on disk. Relative to the document."""
-    url: Url | None = None
-    """A JWK set behind a URL. Fetched without following redirects."""
-    inline: Mapping[str, Any] | None = None
-    """A JWK set, written out: `{keys: [...]}`. Public keys only."""
-
-    def __post_init__(self) -> None:
-        if (self.file is not None) + (self.url is not None) + (self.inline is not None) != 1:
-            raise ValueError(
-                'expected exactly one of "file", "url" and "inline"; leave "keys" out for OpenID discovery'
-            )
-        if self.inline is not None:
-            _check_key_set(self.inline)
-
-
-def _check_key_set(key_set: Mapping[str, Any]) -> None:
-    """Check that it is a set of public keys, as far as possible without cryptography. Raises ValueError."""
-    keys = key_set.get("keys")
-    if not isinstance(keys, list) or not keys or not all(isinstance(key, dict) for key in keys):
-        raise ValueError('"inline" is not a JWK set: expected {keys: [{kty: ..., ...}, ...]} with one key at least')
-    for key in keys:
-        if key.get("kty") == "oct" or "k" in key:
-            raise ValueError('"inline" holds a symmetric key, with which anyone who can read it can issue tokens')
-        if "d" in key:
-            raise ValueError('"inline" holds a private key: only public keys belong here')
-
-
-class Issuer(Part, frozen=True):
-    """A trusted token issuer."""
-
-    name: Name
-    """The name that bindings use for this issuer, so that they stay the same where URL and audience differ."""
-    issuer: IssuerId
-    """The `iss` of its tokens, compared character for character."""
-    audiences: tuple[Text, ...] = ()
-    """A token must have one of these as an `aud`. Left out: tokens of this issuer have no `aud` (Amazon Cognito and
-    others), those that have one are refused, and `requiredClaims` says which tokens are for this mesh."""
-    required_claims: Mapping[str, str | int | bool | ClaimPattern] = {}
-    """Claims that every token of this issuer must have, compared as in a ModelRoleBinding, such as
-    `{client_id: {anyOf: [4f5rg, 7h2k]}, token_use: access}` or `{scope: models/predict}`. Required without
-    `audiences`."""
-    subject_fallback: Text | None = None
-    """The claim that names the subject of tokens without `sub`, such as `client_id`: in logs, for rate limits by caller
-    and in forwarded headers. Choose one whose values no `sub` can have. Left out: tokens without `sub` are refused."""
-    algorithms: Annotated[tuple[Algorithm, ...], Meta(min_length=1)] = ("RS256", "ES256")
-    """Accepted signature algorithms; the token's header cannot extend them. Symmetric algorithms and `none` are not
-    supported."""
-    keys: KeySource | None = None
-    """Where the keys are. Left out: OpenID discovery at `issuer`, which then must be an https URL."""
-    leeway: Annotated[DurationOrZero, Meta(le=300)] = 60.0
-    """Tolerated clock skew between the issuer and the sidecar, for `exp`, `nbf` and `iat`."""
-    max_lifetime: Lifetime = 86_400.0
-    """The longest time from a token's `iat` to its `exp`; tokens issued for longer are refused. At most `8784h`, a
-    year. Access tokens commonly live for minutes or hours; one that is valid for a year is a password that cannot be
-    revoked."""
-    ca_file: Path | None = None
-    """CA certificates (PEM) that are trusted when keys are fetched. Left out: the system's. Required for a `jwks_uri`
-    at an IP address, as the API server of Kubernetes has it."""
-    bearer_token_file: Path | None = None
-    """A file with a token that is sent when keys are fetched, read for each fetch: the API server of Kubernetes gives
-    its keys to service accounts only, so name the pod's own token,
-    `/var/run/secrets/kubernetes.io/serviceaccount/token`. Requires `caFile`: the token goes to servers of that
-    authority only. Left out: none is sent."""
-
-    def __post_init__(self) -> None:
-        if not self.audiences and not self.required_claims:
-            raise ValueError(
-                'expected "audiences", or "requiredClaims" for an issuer whose tokens have no "aud": without either,'
-                " tokens that were issued for others would be accepted"
-            )
-        if not self.audiences and all(
-            isinstance(wanted, ClaimPattern) and wanted.present is not None for wanted in self.required_claims.values()
-        ):
-            raise ValueError('"requiredClaims": whether a claim is present does not tell what a token is for')
-        for name in self.required_claims:
-            if name in ("", "iss", "aud", "exp", "nbf", "iat"):
-                what = 'write audiences into "audiences"' if name == "aud" else "this name says nothing about that"
-                raise ValueError(f'"requiredClaims": {shown(name)} does not tell what a token is for: {what}')
-        if self.keys is None:
-            try:
-                values.read_url(self.issuer)
-            except ValueError as error:
-                raise ValueError(f'without "keys" they are discovered at "issuer": {error}') from None
-        if self.bearer_token_file is not None and self.ca_file is None:
-            raise ValueError('"bearerTokenFile" requires "caFile": the token is sent to servers of that authority only')
-        if self.ca_file is not None and self.keys is not None and self.keys.url is None:
-            raise ValueError('"caFile" is used only when keys are fetched; leave it out, or give "keys" a "url"')
 
 
 class MeshLimits(limits.Limits, frozen=True):
@@ -223,6 +129,8 @@ class MeshSpec(Part, frozen=True):
     still work."""
     issuers: tuple[Issuer, ...] = ()
     """Trusted token issuers."""
+    aws: Aws = Aws()
+    """Names of AWS accounts, and callers that prove an IAM role with a pre-signed request to STS."""
     limits: MeshLimits = MeshLimits()
     """Limits of clients and requests. The defaults fit almost everyone."""
     tls: Tls = Tls()
@@ -238,13 +146,7 @@ class MeshSpec(Part, frozen=True):
             if domain.name in named:
                 raise ValueError(f'"trustDomains": {shown(domain.name)} is there twice, or is the mesh\'s own')
             named.add(domain.name)
-        for field in ("name", "issuer"):
-            seen: set[str] = set()
-            for issuer in self.issuers:
-                value = getattr(issuer, field)
-                if value in seen:
-                    raise ValueError(f"two issuers have the {field} {shown(value)}: it must be unique")
-                seen.add(value)
+        check_apart(self.issuers)
 
 
 class MeshConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="MeshConfig"):
@@ -285,7 +187,8 @@ class Rule(Part, frozen=True):
     """Only these version labels, named as such. Left out: all, also calls that name none. Not together with
     `versions`."""
     signatures: tuple[Text, ...] = ()
-    """Only these signatures. Left out: all. An empty signature in a gRPC message is `serving_default`."""
+    """Only these signatures. Left out: all. An empty signature in a gRPC message is `serving_default`. `metadata` and
+    `status` show all signatures, whichever a call names, so a rule that allows some does not allow these verbs."""
 
     def __post_init__(self) -> None:
         if self.versions and self.labels:
@@ -333,7 +236,9 @@ class ModelRoleBinding(Part, frozen=True, kw_only=True, tag_field="kind", tag="M
     spec: BindingSpec
 
 
-KINDS: tuple[type[Part], ...] = (MeshConfig, ModelRole, ModelRoleBinding, ModelServer, ModelRoute, Sidecar)
+KINDS: tuple[type[Part], ...] = (
+    MeshConfig, ModelRole, ModelRoleBinding, ModelServer, ModelRoute, ModelRollout, Sidecar,
+)  # fmt: skip
 
 
 class Documents(Struct, frozen=True, kw_only=True):
@@ -345,5 +250,6 @@ class Documents(Struct, frozen=True, kw_only=True):
     bindings: tuple[ModelRoleBinding, ...] = ()
     servers: tuple[ModelServer, ...] = ()
     routes: tuple[ModelRoute, ...] = ()
+    rollouts: tuple[ModelRollout, ...] = ()
     fingerprint: str
     """SHA-256 of the content, in hexadecimal. Equal fingerprints mean equal documents."""

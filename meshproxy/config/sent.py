@@ -13,10 +13,10 @@ import msgspec
 from msgspec.structs import replace
 
 from meshproxy.config.fields import Metadata
-from meshproxy.config.schema import MeshConfig, ModelRole, ModelRoleBinding, ModelRoute, ModelServer
+from meshproxy.config.schema import MeshConfig, ModelRole, ModelRoleBinding, ModelRollout, ModelRoute, ModelServer
 from meshproxy.control_api import SentDocument
 
-SentKind = MeshConfig | ModelRole | ModelRoleBinding | ModelServer | ModelRoute
+SentKind = MeshConfig | ModelRole | ModelRoleBinding | ModelServer | ModelRoute | ModelRollout
 
 _decoder = msgspec.json.Decoder(SentKind)
 

@@ -20,6 +20,7 @@ from meshproxy.config.fields import (
     Label,
     Metadata,
     MetricsPath,
+    ModelName,
     Part,
     Path,
     Percent,
@@ -314,8 +315,14 @@ class ServerSpec(Part, frozen=True):
     tls: ServerTls | None = None
     """TLS to a model server with an ordinary certificate. Left out: plain text to model servers."""
     workload: WorkloadSubject | None = None
-    """The workload whose certificate a `sidecar` endpoint must present. Without it, any process that took over an
-    address could answer."""
+    """The workload of these model servers: a `sidecar` endpoint must present its certificate, since any process that
+    took over an address could answer. A control plane gives roles and bindings to the sidecars of workloads that a
+    ModelServer names, and takes their word for who has called."""
+    models: tuple[ModelName, ...] = ()
+    """All models that it serves, by their names in inbound calls, and the names that inbound routes and rollouts put in
+    their place. Its sidecar refuses calls of others (`not-listed`), denies by default also without any `ModelRole`, and
+    takes a call about the server as a whole to be about these. So it decides by the roles that are about one of them,
+    and a control plane sends it no others. Left out: any model, and all roles."""
     hosts: tuple[HostName, ...] = ()
     """Host names (host or `:authority`, ignoring the port) that select this server on the outbound port. Its own name
     is always one of them."""

@@ -19,10 +19,13 @@ from meshproxy.config.fields import (
     Part,
     Path,
     Port,
+    Size,
     Socket,
     SpiffeId,
     Text,
+    one_of,
 )
+from meshproxy.config.telemetry import AuditLog
 from meshproxy.config.values import Address
 
 CONTROL_PLANE_PORTS = (18510, 18511, 18512)
@@ -131,6 +134,25 @@ class Admin(Part, frozen=True):
     Each serves its own `/metrics`. Left out: the port after that of `listen`."""
 
 
+FsyncWord = Literal["always", "interval", "never"]
+
+
+class AuditFile(Part, frozen=True):
+    """How the audit trail is written."""
+
+    signing_key: Path | None = None
+    """A private key (Ed25519, PEM) that signs the trail about every minute, and whenever the sidecar starts or stops
+    (`meshproxy audit key`). Left out: nothing is signed, and who can write the file can write another trail."""
+    fsync: Annotated[FsyncWord, one_of(FsyncWord)] = "interval"
+    """When lines of a file are forced to the disk, which matters if the machine stops: `always`, up to ten times a
+    second; `interval`, once a second; `never`."""
+    rotate_bytes: Annotated[Size, Meta(ge=65_536)] | None = 134_217_728
+    """The file is renamed to its name and the number of its last line when it has so many bytes, and another one is
+    begun. `null`: never; another program may do it, and send SIGHUP."""
+    keep_files: Count = 10
+    """How many renamed files are kept."""
+
+
 class SidecarSpec(Part, frozen=True, kw_only=True):
     """One sidecar."""
 
@@ -148,15 +170,20 @@ class SidecarSpec(Part, frozen=True, kw_only=True):
     """The locality of this sidecar, such as a zone. Endpoints of the same locality are preferred."""
     admin: Admin = Admin()
     """Health, metrics and endpoints for operators."""
-    audit_log: AccessLog = "off"
-    """Where one line goes for every call that authentication or authorization refused, or that an `audit` binding
-    matched: `stdout`, `"off"` (in quotes) or a file's path, which must contain a `/`."""
+    audit_log: AuditLog = "off"
+    """Where the audit trail goes (`telemetry.audit` of the MeshConfig, docs/audit.md): `stdout`, `"off"` (in quotes), a
+    file's path, which must contain a `/`, or the base URL of a collector, such as `http://otel-collector:4318`, to
+    which `/v1/logs` is appended. The file is for this process alone: each of several `workers` has one with its number,
+    `audit-0.jsonl`."""
+    audit: AuditFile = AuditFile()
+    """How it is written."""
     access_log: AccessLog = "stdout"
     """Where one line per request goes: `stdout`, `"off"` (in quotes: YAML reads the bare word as false), or a file's
     path, which must contain a `/`."""
     express_lane: bool = True
-    """Whether REST requests that repeat earlier ones of their connection are carried by a plan that was made of those,
-    for about half of the CPU. Nothing else changes by it; false is for finding out whether that is so."""
+    """Whether requests that repeat earlier ones of their connection, REST over HTTP/1.1 and gRPC, are carried by a plan
+    that was made of those, for about half of the CPU. Nothing else changes by it; false is for finding out whether that
+    is so."""
     drain_timeout: DurationOrZero = 25.0
     """How long in-flight requests may take after a stop signal. Below the 30 s of Kubernetes' default grace period."""
     workers: Annotated[Count, Meta(le=64)] = 1

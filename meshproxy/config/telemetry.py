@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
+from meshproxy.config import values
 from meshproxy.config.fields import Duration, Glob, Part, Ratio, one_of
 from meshproxy.config.values import shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _COLLECTOR = re.compile(r"https?://(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?(/[!-~]*)?")
 
@@ -24,6 +28,25 @@ def read_collector(value: object) -> str:
     return value.rstrip("/")
 
 
+def read_audit_log(value: object) -> str:
+    """Where an audit trail goes: as `values.read_access_log`, or the base URL of a collector. Raises ValueError."""
+    return read_collector(value) if is_collector(value) else values.read_access_log(value)
+
+
+def resolve_audit_log(folder: Path, text: str) -> str:
+    """As `resolve_path`, if it is one."""
+    return text if is_collector(text) else values.resolve_access_log(folder, text)
+
+
+def is_collector(value: object) -> bool:
+    """Whether it is meant for the URL of a collector."""
+    return isinstance(value, str) and value.lower().startswith(("http://", "https://"))
+
+
+AuditLog = Annotated[
+    str,
+    Meta(extra={"read": read_audit_log, "words": "stdout, off, path or URL", "resolve": resolve_audit_log}),
+]
 Collector = Annotated[str, Meta(extra={"read": read_collector, "words": "URL"})]
 
 
@@ -94,6 +117,32 @@ class AccessLogLines(Part, frozen=True):
             raise ValueError('no request would have a line: set "accessLog" of the Sidecar to "off" instead')
 
 
+WithoutTrail = Literal["refuse", "serve"]
+
+
+class AuditTrail(Part, frozen=True):
+    """What has a line in the audit trail beside what always has one: refusals because of the caller, what an `audit`
+    binding matched, and admin verbs. Where the lines go is `auditLog` of the Sidecar."""
+
+    allowed: Ratio = 0.0
+    """The share of the other permitted calls that has a line: 1 for all. Calls with a trace are chosen by its id, so
+    that all sidecars on their way choose the same; others by chance."""
+    admin_without_trail: Annotated[WithoutTrail, one_of(WithoutTrail)] = "refuse"
+    """What becomes of calls of admin verbs (`reload`, `metrics`, `profile`, `reflect`, `unlisted`) while no line can be
+    written, as the disk is full. `refuse`: they are refused (`audit-unavailable`). Other calls are served, and the
+    lines that do not fit into the queue are counted (`meshproxy_audit_dropped_total`)."""
+
+
+class Answers(Part, frozen=True):
+    """Which answers of model servers their sidecars read, so that the control plane can tell when NaN, classes or
+    scores change (docs/drift.md). Reading takes at most a twentieth of the time of a sidecar's processor."""
+
+    ratio: Ratio = 0.1
+    """The share that is read, by chance, of calls that succeed. A reading takes 200 within two hours."""
+    models: tuple[Glob, ...] = ()
+    """Only answers of these models, by name or glob, are read. Left out: those of all models."""
+
+
 ServerTiming = Literal["off", "onRequest"]
 Tap = Literal["full", "anonymous", "off"]
 
@@ -106,8 +155,13 @@ class Telemetry(Part, frozen=True):
     model_server: ServerMetrics | None = None
     """Compares what calls took with what the model server says they took: the hop lag, and an alarm when it rises
     (docs/hop-lag.md). `{}` has the defaults. Left out: the page is not read."""
+    answers: Answers | None = None
+    """Reads a share of the answers, and raises an alarm when NaN, classes or scores change although nobody has rolled
+    out anything. `{}` has the defaults. Left out: none is read."""
     access_log: AccessLogLines = AccessLogLines()
     """The lines of the access log. Where they go is `accessLog` of the Sidecar."""
+    audit: AuditTrail = AuditTrail()
+    """What has a line in the audit trail."""
     server_timing: Annotated[ServerTiming, one_of(ServerTiming)] = "off"
     """Whether responses of model servers have a field `server-timing`, which says where the time went until their head
     came. `onRequest`: for requests with the field `x-server-timing: 1`, whoever sent them. `"off"` (in quotes: YAML

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meshproxy.config.check import find
 from meshproxy.config.codes import Code
+from meshproxy.config.places import find
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

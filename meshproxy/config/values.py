@@ -34,9 +34,16 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,255}")
 _WHOLE_VERSION = re.compile(r"0|[1-9][0-9]{0,18}")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 _SPIFFE_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
-_ROLE_ARN = re.compile(r"arn:aws[a-z-]{0,20}:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]{1,576}")
+_LINKERD_IDENTITY = re.compile(
+    r"(?P<account>[a-z0-9.-]+)\.(?P<namespace>[a-z0-9-]+)\.serviceaccount\.identity\.[a-z0-9.-]+"
+)
+_ROLE_ARN = re.compile(r"arn:aws[a-z-]{0,20}:iam::(?:[0-9]{12}|[a-z][a-z0-9.-]{0,62}):role/[A-Za-z0-9_+=,.@/-]{1,576}")
 _URL = re.compile(r"(https?)://([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?(/[\x21-\x7e]*)?")
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_LOAD_BALANCER = re.compile(
+    r"arn:(?:aws|aws-cn|aws-us-gov):elasticloadbalancing:[a-z]{2}(?:-[a-z]{2,12}){1,3}-[0-9]{1,2}"
+    r":[0-9]{12}:loadbalancer/app/[A-Za-z0-9-]{1,32}/[0-9a-f]{16}"
+)
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 GLOB_LENGTH = 256
 GLOB_STARS = 8
@@ -365,6 +372,7 @@ def read_spiffe_id(value: object) -> str:
     if not isinstance(value, str) or not value.startswith("spiffe://"):
         raise ValueError(
             f'expected a SPIFFE id such as "spiffe://prod.example/ns/pricing/sa/quoter", got {shown(value)}'
+            + (_identity_hint(value) if isinstance(value, str) else "")
         )
     domain, *segments = value.removeprefix("spiffe://").split("/")
     if len(value) > 2048:
@@ -381,8 +389,22 @@ def read_spiffe_id(value: object) -> str:
     return value
 
 
+def _identity_hint(text: str) -> str:
+    """What to write for the identity of another mesh, or a name of DNS."""
+    if (match := _LINKERD_IDENTITY.fullmatch(text)) is not None:
+        return (
+            f": of this identity of Linkerd, write namespace: {match['namespace']}, serviceAccount: {match['account']}"
+        )
+    if "/ns/" in text and "/sa/" in text:
+        return f': write "spiffe://{text}"'
+    if _DNS_NAME.fullmatch(text.lower().removeprefix("*.")):
+        return ": a DNS name names a server, and no certificate of a workload is believed because of one"
+    return ""
+
+
 def read_role_arn(value: object) -> str:
-    """The ARN of an IAM role, as a token of AWS STS names it: `arn:aws:iam::ACCOUNT:role/PATH/NAME`."""
+    """The ARN of an IAM role, as a token of AWS STS names it: `arn:aws:iam::ACCOUNT:role/PATH/NAME`. The account is its
+    number, or its name in `aws.accounts` of the MeshConfig."""
     if isinstance(value, str) and _ROLE_ARN.fullmatch(value):
         return value
     raise ValueError(f'expected a role ARN, such as "arn:aws:iam::123456789012:role/quoter", got {shown(value)}')
@@ -390,14 +412,47 @@ def read_role_arn(value: object) -> str:
 
 def read_url(value: object) -> str:
     """An `https` URL; `http` is accepted for loopback only."""
+    url = read_any_url(value)
+    if url.startswith("http:") and not is_loopback(host_of(url)):
+        raise ValueError(f"{shown(url)} would be fetched in plaintext: use https")
+    return url
+
+
+def host_of(url: str) -> str:
+    """The host of a URL that `read_any_url` has read, without brackets."""
+    match = _URL.fullmatch(url)
+    assert match is not None
+    return match[2].strip("[]")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this one, by the names that need no look-up."""
+    return host in _LOOPBACK
+
+
+def read_account_id(value: object) -> str:
+    """The number of an AWS account: twelve digits, as text, since it may begin with 0."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{12}", value):
+        return value
+    raise ValueError(f'expected the number of an AWS account in quotes, such as "123456789012", got {shown(value)}')
+
+
+def read_load_balancer(value: object) -> str:
+    """The ARN of an Application Load Balancer of AWS."""
+    if isinstance(value, str) and _LOAD_BALANCER.fullmatch(value):
+        return value
+    example = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/app/models/50dc6c495c0c9188"
+    raise ValueError(f'expected the ARN of an Application Load Balancer, such as "{example}", got {shown(value)}')
+
+
+def read_any_url(value: object) -> str:
+    """An `https` or `http` URL."""
     expected = f'expected a URL such as "https://login.example/keys", got {shown(value)}'
     if not isinstance(value, str) or len(value) > 2048:
         raise ValueError(expected)
     match = _URL.fullmatch(value)
     if not match or "#" in value or int((match[3] or ":0")[1:]) > 65535:
         raise ValueError(expected)
-    if match[1] == "http" and match[2] not in _LOOPBACK:
-        raise ValueError(f"{shown(value)} would be fetched in plaintext: use https")
     return value
 
 

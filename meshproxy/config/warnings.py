@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from meshproxy.config.check import find, items, subjects, trusted_domains, workloads
+from meshproxy.config.check import subjects, trusted_domains, workloads
 from meshproxy.config.codes import Code
+from meshproxy.config.issuer_claims import why_no_token_has
+from meshproxy.config.places import find, items
 from meshproxy.config.values import shown
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ _TEXTS = frozenset({"iss", "sub", "jti", "client_id", "azp", "scope", "scp", "ty
 """Claims that are text wherever they are registered (IANA, "JSON Web Token Claims")."""
 _NUMBERS = frozenset({"exp", "nbf", "iat", "auth_time"})
 _SCOPES = frozenset({"scope", "scp"})
+_NO_VALUE = frozenset({"present", "words", "path"})
 _FOREIGN = ("$", "[", "]", "\\")
 """Characters of JSONPath, and of the escapes that Keycloak uses for dots."""
 
@@ -29,22 +32,46 @@ def warn(placed: Sequence[Placed]) -> Iterator[Problem]:
     """Everything that is suspicious about documents that have no problems."""
     yield from _foreign_workloads(placed)
     seen: dict[str, dict[str, str]] = {}
+    urls = dict(_urls(placed))
     for each in placed:
         if each.kind == "MeshConfig":
             for index, issuer in enumerate(items(find(each.node, "spec", "issuers"))):
-                yield from _required(each, issuer, f"spec.issuers[{index}].requiredClaims")
+                yield from _required(each, issuer, f"spec.issuers[{index}]")
         for field, subject in subjects(each):
-            token = find(subject, "token")
-            claims = find(token, "claims") if token is not None else None
-            if token is None or claims is None or not isinstance(claims.value, dict):
+            if (token := find(subject, "token")) is None:
                 continue
-            name_of_issuer = find(token, "issuer")
-            named = seen.setdefault(str(name_of_issuer.value) if name_of_issuer is not None else "", {})
-            for name, wanted in claims.value.items():
-                place = f"{each.file}:{wanted.key_line}"
-                for message in _about(name, wanted, named):
-                    yield each.at(wanted, f"{field}.token.claims.{name}", f"{message}{_effect(each)}", Code.CLAIM)
-                named.setdefault(name, place)
+            name_of_issuer = str(node.value) if (node := find(token, "issuer")) is not None else ""
+            named = seen.setdefault(name_of_issuer, {})
+            for where, path, wanted in _claims(token):
+                place = f"{field}.token.{where}"
+                for message in _about(path, wanted, named) if isinstance(path, str) else _about_path(path, wanted):
+                    yield each.at(wanted, place, f"{message}{_effect(each)}", Code.CLAIM)
+                if (why := why_no_token_has(urls.get(name_of_issuer, ""), path)) is not None:
+                    yield each.at(wanted, place, why, Code.CLAIM)
+                if isinstance(path, str):
+                    named.setdefault(path, f"{each.file}:{wanted.key_line}")
+
+
+def _claims(
+    token: Node, by_name: str = "claims", by_path: str = "claimPaths"
+) -> Iterator[tuple[str, str | list[str], Node]]:
+    """The claims that a subject names, or an issuer: the field, the name or the path, and what is demanded."""
+    claims = find(token, by_name)
+    for name, wanted in claims.value.items() if claims is not None and isinstance(claims.value, dict) else ():
+        yield f"{by_name}.{name}", name, wanted
+    for index, each in enumerate(items(find(token, by_path))):
+        path = [str(name.value) for name in items(find(each, "path"))]
+        if path:
+            yield f"{by_path}[{index}]", path, each
+
+
+def _urls(placed: Sequence[Placed]) -> Iterator[tuple[str, str]]:
+    """Name and `iss` of each issuer."""
+    for each in placed:
+        for issuer in items(find(each.node, "spec", "issuers")) if each.kind == "MeshConfig" else ():
+            name, url = find(issuer, "name"), find(issuer, "issuer")
+            if name is not None and url is not None and isinstance(name.value, str) and isinstance(url.value, str):
+                yield name.value, url.value
 
 
 def _foreign_workloads(placed: Sequence[Placed]) -> Iterator[Problem]:
@@ -69,12 +96,12 @@ def _foreign_workloads(placed: Sequence[Placed]) -> Iterator[Problem]:
 
 
 def _required(each: Placed, issuer: Node, field: str) -> Iterator[Problem]:
-    claims = find(issuer, "requiredClaims")
     named: dict[str, str] = {}
-    for name, wanted in claims.value.items() if claims is not None and isinstance(claims.value, dict) else ():
-        for message in _about(name, wanted, named):
-            yield each.at(wanted, f"{field}.{name}", f"{message}; tokens without this claim are refused", Code.CLAIM)
-        named[name] = f"{each.file}:{wanted.key_line}"
+    for where, path, wanted in _claims(issuer, "requiredClaims", "requiredClaimPaths"):
+        for message in _about(path, wanted, named) if isinstance(path, str) else _about_path(path, wanted):
+            yield each.at(wanted, f"{field}.{where}", f"{message}; tokens without this claim are refused", Code.CLAIM)
+        if isinstance(path, str):
+            named[path] = f"{each.file}:{wanted.key_line}"
 
 
 def _effect(each: Placed) -> str:
@@ -90,7 +117,7 @@ def _compared(wanted: Node) -> Iterator[object]:
         yield wanted.value
         return
     for word, node in wanted.value.items():
-        for each in items(node) if word in ("allOf", "anyOf") else [node] if word != "present" else []:
+        for each in items(node) if word in ("allOf", "anyOf") else [node] if word not in _NO_VALUE else []:
             yield from _compared(each)
 
 
@@ -107,12 +134,7 @@ def _about(name: str, wanted: Node, named: dict[str, str]) -> Iterator[str]:
         yield "a part of the name between dots is empty"
     if any(character in name for character in _FOREIGN):
         yield "the name is compared as it is written: brackets, $ and backslashes have no meaning in it"
-    for value in _compared(wanted):
-        if (name in _TEXTS and not isinstance(value, str)) or (name in _NUMBERS and type(value) is not int):
-            kind = "text" if name in _TEXTS else "a number"
-            yield f"{shown(name)} is {kind} in tokens, and {shown(value)} is not: they are never equal"
-        if name in _SCOPES and isinstance(value, str) and len(value.split()) != 1:
-            yield "a scope is one word: of several, a token must have all"
+    yield from _about_values(name, wanted)
     for other, place in named.items():
         longer, shorter = (name, other) if len(name) > len(other) else (other, name)
         if longer.startswith(f"{shorter}."):
@@ -120,3 +142,21 @@ def _about(name: str, wanted: Node, named: dict[str, str]) -> Iterator[str]:
                 f"of {shown(shorter)} and {shown(longer)}, one cannot be evaluated (first at {place}): a claim is not "
                 "both a value and an object"
             )
+
+
+def _about_path(path: list[str], wanted: Node) -> Iterator[str]:
+    """The same for a claim that a list of names finds."""
+    if len(path) == 1:
+        yield from _about_values(path[0], wanted)
+    elif path[0] in _TEXTS | _NUMBERS:
+        yield f"{shown(path[0])} is never an object, so nothing can be reached below it"
+
+
+def _about_values(name: str, wanted: Node) -> Iterator[str]:
+    """What is wrong with the values that a claim is compared with."""
+    for value in _compared(wanted):
+        if (name in _TEXTS and not isinstance(value, str)) or (name in _NUMBERS and type(value) is not int):
+            kind = "text" if name in _TEXTS else "a number"
+            yield f"{shown(name)} is {kind} in tokens, and {shown(value)} is not: they are never equal"
+        if name in _SCOPES and isinstance(value, str) and len(value.split()) != 1:
+            yield "a scope is one word: of several, a token must have all"

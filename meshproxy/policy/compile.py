@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 
 from meshproxy.config import fields, schema
+from meshproxy.identity.cache_misses import CacheMisses
 from meshproxy.inference.call import Verb
 from meshproxy.policy.conditions import Conditions
 from meshproxy.policy.decide import Policy
 from meshproxy.policy.rules import Binding, Rule, Subject
+from meshproxy.policy.served import concerns
 
 
 def compile_policy(
-    roles: Sequence[schema.ModelRole], bindings: Sequence[schema.ModelRoleBinding], trust_domain: str
+    roles: Sequence[schema.ModelRole],
+    bindings: Sequence[schema.ModelRoleBinding],
+    trust_domain: str,
+    misses: CacheMisses | None = None,
+    models: Collection[str] = (),
 ) -> Policy:
     """Compile documents that have been loaded together.
 
     Args:
         trust_domain: the mesh's own, of workloads whose trust domain the bindings do not name.
+        misses: where decisions are counted that are not remembered.
+        models: those that the model server lists; empty if it lists none.
 
     Raises:
         ValueError: a binding names a role that is not there. Loading has made sure that this does not happen.
     """
+    listed = frozenset(models)
+    if listed:
+        others = {role.metadata.name for role in roles if not concerns(role, listed)}
+        roles = [role for role in roles if role.metadata.name not in others]
+        bindings = [binding for binding in bindings if binding.spec.role not in others]
     places = {role.metadata.name: place for place, role in enumerate(roles)}
     compiled = []
     for index, binding in enumerate(bindings):
@@ -46,7 +59,10 @@ def compile_policy(
         )
 
     return Policy(
-        [(role.metadata.name, [compile_rule(*each) for each in enumerate(role.spec.rules)]) for role in roles], compiled
+        [(role.metadata.name, [compile_rule(*each) for each in enumerate(role.spec.rules)]) for role in roles],
+        compiled,
+        misses,
+        models=listed or None,
     )
 
 
@@ -70,7 +86,7 @@ def compile_subject(subject: fields.Subject, trust_domain: str) -> Subject:
         namespace=named.namespace if named is not None else None,
         service_account=named.service_account if named is not None else None,
         issuer=subject.token.issuer if subject.token else None,
-        claims=tuple(subject.token.claims.items()) if subject.token else (),
+        claims=fields.claims_of(subject.token.claims, subject.token.claim_paths) if subject.token else (),
         iam_role=subject.iam_role,
         conditions=_compile_conditions(subject) if isinstance(subject, fields.BindingSubject) else None,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from meshproxy.codec.headers import SPELLING
 from meshproxy.config.fields import ClaimPattern, TextMatch
 from meshproxy.config.ip_blocks import IpBlocks
@@ -14,17 +16,19 @@ from meshproxy.config.values import shown
 if TYPE_CHECKING:
     from meshproxy.codec.events import Headers
     from meshproxy.config.ip_blocks import Address
-    from meshproxy.identity.claims import Wanted
+    from meshproxy.identity.claims import ClaimPath, Wanted
 
 
 class Conditions:
     """What a request must be like. Answers are True, False, or None for what cannot be evaluated."""
 
-    __slots__ = ("_blocks", "_not_blocks", "headers", "words")
+    __slots__ = ("_blocks", "_not_blocks", "_not_ip_blocks", "headers", "ip_blocks", "words")
 
     def __init__(
         self, ip_blocks: Sequence[str], not_ip_blocks: Sequence[str], headers: Mapping[str, str | TextMatch]
     ) -> None:
+        self.ip_blocks = ip_blocks
+        self._not_ip_blocks = not_ip_blocks
         self._blocks = IpBlocks(ip_blocks) if ip_blocks else None
         self._not_blocks = IpBlocks(not_ip_blocks) if not_ip_blocks else None
         self.headers = tuple(HeaderRule(name, wanted) for name, wanted in headers.items())
@@ -35,6 +39,10 @@ class Conditions:
         ]
         self.words = "; ".join([*words, *(rule.words for rule in self.headers)])
         """For people who may read the policy."""
+
+    def with_headers(self, headers: Mapping[str, str | TextMatch]) -> Conditions:
+        """The same conditions on the address, and these on headers."""
+        return Conditions(self.ip_blocks, self._not_ip_blocks, headers)
 
     @property
     def has_blocks(self) -> bool:
@@ -48,9 +56,7 @@ class Conditions:
             address: of the peer's end of the connection; None if it is not known.
             headers: of the request, names in lower case; None if they are not known.
         """
-        result: bool | None = True
-        if self._blocks is not None or self._not_blocks is not None:
-            result = None if address is None else self._match_address(address)
+        result = self.match_address(address)
         for rule in self.headers:
             if result is False:
                 break
@@ -59,7 +65,12 @@ class Conditions:
                 result = answer
         return result
 
-    def _match_address(self, address: Address) -> bool:
+    def match_address(self, address: Address | None) -> bool | None:
+        """Whether those on the address hold."""
+        if not self.has_blocks:
+            return True
+        if address is None:
+            return None
         if self._blocks is not None and address not in self._blocks:
             return False
         return self._not_blocks is None or address not in self._not_blocks
@@ -68,9 +79,10 @@ class Conditions:
 class HeaderRule:
     """What one header must be like."""
 
-    __slots__ = ("_fits", "_is_presence", "_name", "spelled", "values", "words")
+    __slots__ = ("_fits", "_is_presence", "_name", "name", "spelled", "values", "words")
 
     def __init__(self, name: str, wanted: str | TextMatch) -> None:
+        self.name = name
         self._name = name.encode()
         self._fits = compile_text(wanted)
         self._is_presence = isinstance(wanted, TextMatch) and wanted.present is not None
@@ -140,11 +152,23 @@ def spelled(name: bytes) -> bytes:
     return name.translate(SPELLING)
 
 
+def path_in_words(path: ClaimPath) -> str:
+    """The name of a claim."""
+    return path if isinstance(path, str) else f"[{', '.join(map(shown, path))}]"
+
+
+def claim_in_words(path: ClaimPath, wanted: Wanted) -> str:
+    """What a subject demands of a claim."""
+    return f"{path_in_words(path)}: {in_words(wanted)}"
+
+
 def in_words(wanted: Wanted) -> str:
     """What a header or a claim must be like."""
     if not isinstance(wanted, TextMatch):
         return shown(wanted)
     if isinstance(wanted, ClaimPattern):
+        if wanted.words:
+            return f"{in_words(replace(wanted, words=False))} among its words"
         for word, items in (("all of", wanted.all_of), ("any of", wanted.any_of)):
             if items:
                 return f"{word} {', '.join(map(in_words, items))}"

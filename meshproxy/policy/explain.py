@@ -14,10 +14,10 @@ from meshproxy.config.values import shown
 from meshproxy.identity.caller import Caller
 from meshproxy.identity.claims import ClaimMatch, match_claim
 from meshproxy.inference.call import Call, ModelRef, Verb
-from meshproxy.policy.conditions import in_words
+from meshproxy.policy.conditions import claim_in_words
 from meshproxy.policy.decide import Permit, Policy
 from meshproxy.policy.rules import Binding, Rule, RuleMatch, Subject, SubjectMatch
-from meshproxy.refusal import Refusal
+from meshproxy.refusal import Reason, Refusal
 
 if TYPE_CHECKING:
     from meshproxy.codec.events import Headers
@@ -34,6 +34,8 @@ class Step:
     role: str
     applies: bool
     """It allowed, denied or audited the call, or one of its models."""
+    is_near: bool
+    """It does not apply, and would if only the caller, or only the call, were another."""
     caller: tuple[str, ...]
     """Which subject matches the caller, or why not, for each."""
     call: tuple[str, ...]
@@ -47,6 +49,8 @@ class Explanation:
     decision: Permit | Refusal
     steps: tuple[Step, ...]
     """One for each binding, in the order of documents."""
+    part: Permit | None = None
+    """Of a call that is refused: a sidecar answers with what the caller may see of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +70,15 @@ def explain(
     """The decision and the part of every binding. Raises nothing: a refusal is a decision. Arguments: see
     `Policy.decide`."""
     decision: Permit | Refusal
+    part = None
     try:
         decision = policy.decide(caller, call, remote, headers)
     except Refusal as refusal:
         decision = refusal
+        if refusal.reason is Reason.PERMISSION_DENIED:
+            part = policy.decide_partly(caller, call, remote, headers)
     request = _Request(caller, call, address_of(remote), headers)
-    return Explanation(decision, tuple(_step(policy, binding, request) for binding in policy.bindings))
+    return Explanation(decision, tuple(_step(policy, binding, request) for binding in policy.bindings), part)
 
 
 def describe(call: Call) -> str:
@@ -103,8 +110,10 @@ def _step(policy: Policy, binding: Binding, request: _Request) -> Step:
         + _about(rule_match, rule, binding.action, call.verb, model)
         for model, (rule_match, rule) in zip(parts, rule_matches, strict=True)
     ]
-    applies = matches_caller and any(rule_match >= enough for rule_match, _ in rule_matches)
-    return Step(binding.name, binding.action, role, applies, tuple(about_caller), tuple(about_call))
+    matches_call = any(rule_match >= enough for rule_match, _ in rule_matches)
+    applies = matches_caller and matches_call
+    is_near = matches_caller != matches_call
+    return Step(binding.name, binding.action, role, applies, is_near, tuple(about_caller), tuple(about_call))
 
 
 def _best(rules: tuple[Rule, ...], verb: Verb, model: ModelRef | None) -> tuple[RuleMatch, Rule | None]:
@@ -134,7 +143,9 @@ def _about(rule_match: RuleMatch, rule: Rule | None, action: str, verb: Verb, mo
             ("signature", rule.signatures, model.signature),
         ]
         names = " and no ".join(name for name, wanted, given in asked if wanted and given is None)
-        undetermined = f"covers certain ones only, and the call names no {names}"
+        undetermined = "covers certain ones only, and " + (
+            f"the call names no {names}" if names else f"the answer to {verb.value} shows the others, too"
+        )
     return f"rules[{rule.index}] {undetermined}" + _counts(action)
 
 
@@ -184,11 +195,11 @@ def _why_not_token(subject: Subject, token: Token, action: str) -> str:
         return f"the token is from {token.issuer}, not {subject.issuer}"
     if subject.iam_role is not None and token.iam_role != subject.iam_role:
         return f"the IAM role is {token.iam_role or 'unknown'}, not {subject.iam_role}"
-    found = {name: match_claim(token.claims, name, wanted) for name, wanted in subject.claims}
-    missing = [f"{name}: {in_words(wanted)}" for name, wanted in subject.claims if found[name] is ClaimMatch.NO]
+    found = [(match_claim(token.claims, path, wanted), claim_in_words(path, wanted)) for path, wanted in subject.claims]
+    missing = [words for match, words in found if match is ClaimMatch.NO]
     if missing:
         return f"the token lacks the claim {', '.join(missing)}"
-    unclear = [f"{name}: {in_words(wanted)}" for name, wanted in subject.claims if found[name] is ClaimMatch.UNCLEAR]
+    unclear = [words for match, words in found if match is ClaimMatch.UNCLEAR]
     if not unclear:
         return ""
     return (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from meshproxy.config.globs import compile_glob
 from meshproxy.identity.caller import Caller, Token, Workload
-from meshproxy.identity.claims import ClaimMatch, Wanted, match_claim
+from meshproxy.identity.claims import ClaimMatch, ClaimPath, Wanted, match_claim
 from meshproxy.inference.call import ModelRef, Verb
 
 if TYPE_CHECKING:
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 SERVER_WIDE = "*"
 """The pattern that a rule must list literally to cover calls about the server as a whole."""
+
+
+SHOWS_SIGNATURES = frozenset({Verb.METADATA, Verb.STATUS})
+"""Verbs whose answer is the same for every signature (get_model_metadata_impl.cc, get_model_status_impl.cc)."""
 
 
 class RuleMatch(IntEnum):
@@ -66,8 +70,15 @@ class Rule:
     labels: frozenset[str]
     signatures: frozenset[str]
 
-    def match(self, verb: Verb, model: ModelRef) -> RuleMatch:
-        """How well it matches a model whose name is among the rule's."""
+    def match(self, verb: Verb, model: ModelRef, *, is_part: bool = False) -> RuleMatch:
+        """How well it matches a model whose name is among the rule's.
+
+        A status is that of all versions whatever label is asked for, and metadata are those of all signatures: a rule
+        for some labels or signatures does not say whether the caller may see the others.
+
+        Args:
+            is_part: it is about the part of the metadata that is of `model.signature`.
+        """
         if verb not in self.verbs:
             return RuleMatch.NO
         rule_match = RuleMatch.YES
@@ -77,12 +88,12 @@ class Rule:
             elif model.version not in self.versions:
                 return RuleMatch.NO
         if self.labels:
-            if model.label is None:
+            if model.label is None or verb is Verb.STATUS:
                 rule_match = RuleMatch.UNDETERMINED
             elif model.label not in self.labels:
                 return RuleMatch.NO
         if self.signatures:
-            if model.signature is None:
+            if model.signature is None or (verb in SHOWS_SIGNATURES and not (is_part and verb is Verb.METADATA)):
                 rule_match = RuleMatch.UNDETERMINED
             elif model.signature not in self.signatures:
                 return RuleMatch.NO
@@ -110,7 +121,7 @@ class Subject:
     service_account: str | None
     """A name or a glob."""
     issuer: str | None
-    claims: tuple[tuple[str, Wanted], ...]
+    claims: tuple[tuple[ClaimPath, Wanted], ...]
     iam_role: str | None
     conditions: Conditions | None = None
     """What it demands of the request itself."""

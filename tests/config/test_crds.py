@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from functools import reduce
 from itertools import product
 from operator import getitem
@@ -21,7 +22,7 @@ from meshproxy.config.files import Source
 from meshproxy.config.nodes import read_documents
 from meshproxy.config.parse import Parsed, parse
 from meshproxy.devtools.ca import DevelopmentCA
-from tests.config.unfit import UNFIT
+from tests.config.unfit import BALANCER, UNFIT
 
 PAGE = Path(__file__).parents[2] / "deploy" / "kubernetes" / "crds.yaml"
 
@@ -80,6 +81,8 @@ VALUES: dict[tuple[str, str], Any] = {
     ("Dns", "grpc"): 2,
     ("Dns", "sidecar"): 3,
     ("Service", "rest"): "",
+    ("ThresholdRange", "min"): 1,
+    ("ThresholdRange", "max"): 2,
 }
 BY_NAME: dict[str, Any] = {
     "url": "https://a.example", "audiences": ["a"], "requiredClaims": {"a": "b"}, "issuer": "https://a.example",
@@ -91,7 +94,7 @@ BY_NAME: dict[str, Any] = {
     "sidecar": "a:3", "srv": "rest", "dns": {"name": "a", "rest": 1}, "endpoints": [{"rest": "a:1"}],
     "service": {"namespace": "n", "name": "s", "rest": "http"}, "workloadApi": {"socket": "s"},
     "files": {"certificate": "c", "key": "k", "trustBundle": "b"}, "inbound": {"server": "s"}, "outbound": {},
-    "identity": {"workloadApi": {"socket": "s"}},
+    "identity": {"workloadApi": {"socket": "s"}}, "loadBalancers": [BALANCER], "tokenFrom": {"header": "h"},
     "controlPlane": {"address": "a:1", "spiffeId": "spiffe://m.example/c", "trustBundle": "b", "folder": "f"},
 }  # fmt: skip
 
@@ -130,6 +133,29 @@ def refuses(rule: str, part: dict[str, Any]) -> bool:
 
     names = {"has": has, "size": lambda path: len(value(path)), "value": value, "int": int, "sum": sum}
     return not eval(text, {"__builtins__": {}}, names)
+
+
+def broken(schema: dict[str, Any], value: Any) -> Iterator[str]:
+    """What the rules of a definition say of a value, and of everything below it."""
+    rules = schema.get("x-kubernetes-validations", ())
+    yield from (each["message"] for each in rules if refuses(each["rule"], value))
+    if isinstance(value, list):
+        for each in value:
+            yield from broken(schema.get("items", {}), each)
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield from broken(schema.get("properties", {}).get(name, {}), each)
+
+
+def test_each_rule_is_broken_by_a_document() -> None:
+    """By one of those that a real API server is to refuse."""
+    definitions = {kind.__name__: crds.definition(kind)["spec"]["versions"][0] for kind in schema.KINDS}
+    said = {
+        message
+        for document, _ in UNFIT.values()
+        for message in broken(definitions[document["kind"]]["schema"]["openAPIV3Schema"], document)
+    }
+    assert {message for rules in crds.RULES.values() for _, message in rules} == said
 
 
 @pytest.mark.parametrize("cls", crds.RULES, ids=lambda cls: cls.__name__)

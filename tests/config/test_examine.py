@@ -34,7 +34,7 @@ class TestParts:
     def test_a_policy_repository(self, check: Check) -> None:
         found = check(ROLE, BINDING)
         assert [problem.code for problem in found.problems] == [Code.PARTIAL]
-        assert "without MeshConfig, ModelServer, ModelRoute and Sidecar" in found.problems[0].message
+        assert "without MeshConfig, ModelServer, ModelRoute, ModelRollout and Sidecar" in found.problems[0].message
         assert found.is_partial
         assert found.names["ModelRole"] == ("r",)
         assert found.fingerprint is None
@@ -66,7 +66,9 @@ class TestManifests:
         assert not found.is_partial
         assert found.names["Sidecar"] == ("tensorflow-serving",)
 
-    @pytest.mark.parametrize("path", ["examples/first.yaml", "examples/traffic.yaml", "demo/policy.yaml"])
+    @pytest.mark.parametrize(
+        "path", ["examples/first.yaml", "examples/traffic.yaml", "examples/rollout.yaml", "demo/policy.yaml"]
+    )
     def test_the_examples(self, path: str) -> None:
         assert set(codes(examine([str(DEPLOY / path)]))) <= {"MISSING_FILE"}
 

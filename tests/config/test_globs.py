@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproxy.config.globs import compile_glob, is_literal, specificity
+from meshproxy.config.globs import Patterns, compile_glob, is_literal, specificity
 from meshproxy.config.values import GLOB_STARS
 
 
@@ -55,3 +55,21 @@ def test_what_is_literal() -> None:
 def test_the_more_is_fixed_the_more_specific() -> None:
     ordered = ["*", "a*", "a?*", "ab*", "abc?", "abc"]
     assert sorted(["abc", "*", "ab*", "a?*", "abc?", "a*"], key=specificity) == ordered
+
+
+@given(
+    st.lists(st.text("ab*?", min_size=1, max_size=5), unique=True, max_size=12), st.lists(st.text("ab*", max_size=7))
+)
+def test_what_is_said_about_a_name_is_what_each_matching_pattern_says(patterns: list[str], names: list[str]) -> None:
+    table = Patterns({pattern: pattern for pattern in patterns})
+    for name in names:
+        assert sorted(table.about(name)) == sorted(pattern for pattern in patterns if naive(pattern, name))
+
+
+def test_heads_and_tails() -> None:
+    """Heads that are heads of each other, and tails; what neither head nor tail tells apart is tried."""
+    patterns = ["a*", "ab*", "abc?", "b*", *(f"ab{number}-*" for number in range(1_000)), "*-prod", "*", "?-*"]
+    table = Patterns(dict(zip(patterns, patterns, strict=True)))
+    assert sorted(table.about("ab7-prod")) == ["*", "*-prod", "a*", "ab*", "ab7-*"]
+    assert table.about("abc") == ["ab*", "a*", "*"]
+    assert table.about("") == ["*"]

@@ -37,6 +37,7 @@ FULL: list[dict[str, Any]] = [
                     "bearerTokenFile": "PATH",
                 },
             ],
+            "aws": {"callerIdentity": {"audience": "a", "endpoints": ["sts.example"], "caFile": "PATH"}},
         },
     },
     {

@@ -47,6 +47,22 @@ def test_a_spiffe_id_of_another_trust_domain(check: Check) -> None:
     assert codes(check(*GOOD[3:], far)) == []  # which domains are trusted is said elsewhere
 
 
+def test_an_issuer_of_everybody(check: Check) -> None:
+    google = mesh(
+        ", issuers: [{name: google, issuer: 'https://accounts.google.com', audiences: [a], keys: {file: /dev/null}}]"
+    )
+    good = (google, *GOOD[1:])
+    (found,) = said(check(*good, binding("b", "readers", "{token: {issuer: google}}")), "MP0511")
+    assert "spec.subjects[0].token: allows everybody" in found
+    for subject, action in (
+        ("{token: {issuer: google, claims: {email: a@b.example}}}", "allow"),
+        ("{token: {issuer: google, claimPaths: [{path: [email], exact: a@b.example}]}}", "allow"),
+        ("{token: {issuer: google}, workload: {namespace: gateway}}", "allow"),
+        ("{token: {issuer: google}}", "audit"),
+    ):
+        assert said(check(*good, binding("b", "readers", subject, action)), "MP0511") == []
+
+
 class TestRolesWithoutEffect:
     def test_a_role_that_nobody_binds(self, check: Check) -> None:
         assert said(check(*GOOD, role("spare")), "MP0503") == [
@@ -230,3 +246,33 @@ class TestVersions:
     def test_labels_that_are_versions(self, check: Check) -> None:
         (found,) = said(check(role("r", more=', labels: [stable, "3"]')), "MP0510")
         assert found == '4: ModelRole/r: spec.rules[0].labels[1]: is "3" a version? Then write versions: [3]'
+
+
+def listing(models: str, name: str = "local") -> str:
+    return document("ModelServer", name, f'{{endpoints: [{{rest: "127.0.0.1:8501"}}], models: {models}}}')
+
+
+def rollout(more: str = "") -> str:
+    return document(
+        "ModelRollout", "r", f"{{model: fraud, stable: {{version: 1}}, candidate: {{model: fraud-v2}}{more}}}"
+    )
+
+
+def test_a_model_that_no_server_lists(check: Check) -> None:
+    """Its sidecar refuses calls of it, also if the name was written by a route or a rollout."""
+    split = document("ModelRoute", "to", "{models: [fraud], split: [{weight: 100, model: fraud-v2}]}")
+    good = (mesh(), sidecar(), role("all", "['*']"), binding("b", "all"))
+    for named, where in (
+        (split, "ModelRoute/to: spec.split[0].model: "),
+        (rollout(), "ModelRollout/r: spec.candidate.model: "),
+    ):
+        (found,) = said(check(*good, listing("[fraud]"), named), "MP0608")
+        assert where in found
+        assert 'no ModelServer lists the model "fraud-v2"' in found
+        assert codes(check(*good, listing("[fraud, fraud-v2]"), named)) == []
+        assert codes(check(*good, listing("[fraud]"), listing("[fraud-v2]", "other"), named)) == []
+        assert codes(check(*good, server(), named)) == []  # it serves whatever there is
+    assert codes(check(*good, listing("[fraud]"), rollout(", direction: outbound"))) == []
+    health = '{endpoints: [{rest: "127.0.0.1:8501"}], models: [fraud], health: {models: [other]}}'
+    (found,) = said(check(*good, document("ModelServer", "local", health)), "MP0608")
+    assert "ModelServer/local: spec.health.models[0]: " in found

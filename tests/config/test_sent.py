@@ -18,7 +18,7 @@ def examples() -> list[SentKind]:
     found: list[SentKind] = []
     for path in EXAMPLES:
         mesh = load([path])
-        found += [mesh.mesh, *mesh.roles, *mesh.bindings, *mesh.servers, *mesh.routes]
+        found += [mesh.mesh, *mesh.roles, *mesh.bindings, *mesh.servers, *mesh.routes, *mesh.rollouts]
     return found
 
 

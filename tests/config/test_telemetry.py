@@ -1,9 +1,19 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
-from meshproxy.config.telemetry import AccessLogLines, Keep, ServerMetrics, Traces, read_collector
+from meshproxy.config.telemetry import (
+    AccessLogLines,
+    Keep,
+    ServerMetrics,
+    Traces,
+    read_audit_log,
+    read_collector,
+    resolve_audit_log,
+)
 
 
 @pytest.mark.parametrize(
@@ -59,3 +69,18 @@ def test_an_access_log_in_which_nothing_could_be_is_an_error() -> None:
     for keep in (Keep(), Keep(errors=False, refusals=False, slower_than=1.0)):
         assert AccessLogLines(ratio=0.0, keep=keep).keep is keep
     assert AccessLogLines(ratio=0.1, keep=Keep(errors=False, refusals=False)).format == "json"
+
+
+def test_an_audit_log_may_be_a_collector() -> None:
+    folder = Path("/etc/mesh")
+    for text, read, resolved in (
+        ("off", "off", "off"),
+        ("stdout", "stdout", "stdout"),
+        ("./audit.jsonl", "./audit.jsonl", "/etc/mesh/audit.jsonl"),
+        ("https://collector:4318/", "https://collector:4318", "https://collector:4318"),
+    ):
+        assert read_audit_log(text) == read
+        assert resolve_audit_log(folder, read) == resolved
+    for bad in ("http://", "http://a:0", "HTTPS://user@a", "audit.jsonl", 1, None):
+        with pytest.raises(ValueError):
+            read_audit_log(bad)

@@ -451,3 +451,23 @@ def test_a_model_name_is_no_glob() -> None:
     for bad in ("", "a*", "a?", "a\nb", "é" * 129, 3):
         with pytest.raises(ValueError):
             values.read_model_name(bad)
+
+
+@pytest.mark.parametrize(
+    ("identity", "hint"),
+    [
+        (
+            "quoter.pricing.serviceaccount.identity.linkerd.cluster.local",
+            "write namespace: pricing, serviceAccount: quoter",
+        ),
+        ("cluster.local/ns/pricing/sa/quoter", 'write "spiffe://cluster.local/ns/pricing/sa/quoter"'),
+        ("quoter.pricing.svc", "a DNS name names a server"),
+        ("*.pricing.svc", "a DNS name names a server"),
+        ("Quoter", "a DNS name names a server"),
+        ("quoter/x", 'got "quoter/x"'),
+    ],
+)
+def test_identities_of_others(identity: str, hint: str) -> None:
+    with pytest.raises(ValueError, match="expected a SPIFFE id") as caught:
+        values.read_spiffe_id(identity)
+    assert hint in str(caught.value)

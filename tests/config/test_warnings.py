@@ -82,11 +82,13 @@ def test_claims_that_an_issuer_requires() -> None:
     text = (
         "kind: MeshConfig\nspec:\n  issuers:\n  - requiredClaims: {client_id: app}\n"
         "  - requiredClaims: {client_id: 5}\n  - {}\n"
+        "  - requiredClaimPaths: [{path: [scope, a], exact: b}]\n"
     )
     (node,) = read_documents(text, lambda *_: None)
-    (found,) = [str(each) for each in warn([Placed("MeshConfig", "m", "f", node)])]
+    found, by_path = [str(each) for each in warn([Placed("MeshConfig", "m", "f", node)])]
     assert found.startswith('f:5: MeshConfig/m: spec.issuers[1].requiredClaims.client_id: "client_id" is text')
     assert found.endswith("; tokens without this claim are refused")
+    assert by_path.startswith("f:7: MeshConfig/m: spec.issuers[3].requiredClaimPaths[0]: ")
 
 
 def test_identities_of_trust_domains_that_are_not_trusted() -> None:
@@ -107,3 +109,29 @@ def test_identities_of_trust_domains_that_are_not_trusted() -> None:
     )
     assert second.startswith('f:15: ModelServer/x: spec.workload.spiffeId: the mesh does not trust "their"')
     assert list(warn(placed[1:])) == []  # nothing says whom the mesh trusts
+
+
+def test_claims_that_a_list_of_names_finds() -> None:
+    text = (
+        "kind: MeshConfig\nspec: {issuers: [{name: cluster, issuer: https://kubernetes.default.svc}]}\n---\n"
+        "kind: ModelRoleBinding\nspec:\n  action: deny\n  subjects:\n  - token:\n      issuer: cluster\n"
+        "      claimPaths:\n"
+        "      - {path: [kubernetes.io, namespace], anyOf: [ml]}\n"
+        "      - {path: [sub, name], anyOf: [ml]}\n"
+        "      - {path: [sub], anyOf: [5]}\n"
+        "      - {path: [kubernetes, io, namespace], prefix: ml}\n"
+        "      claims: {groups: a}\n"
+    )
+    nodes = read_documents(text, lambda *_: None)
+    kinds = ["MeshConfig", "ModelRoleBinding"]
+    placed = [Placed(kind, "x", "f", node) for kind, node in zip(kinds, nodes, strict=True)]
+    found = [str(each).partition("spec.subjects[0].token.")[2] for each in warn(placed)]
+    assert [each.partition(": ")[0] for each in found] == [
+        "claims.groups",
+        "claimPaths[1]",
+        "claimPaths[2]",
+        "claimPaths[3]",
+    ]
+    assert "never an object" in found[1]
+    assert "is text in tokens, and 5 is not" in found[2]
+    assert "no token of Kubernetes has" in found[3]

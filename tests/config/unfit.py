@@ -39,15 +39,27 @@ def _sidecar(**spec: Any) -> dict[str, Any]:
     return {**HEAD, "kind": "Sidecar", "spec": spec}
 
 
+def _rollout(**metric: Any) -> dict[str, Any]:
+    metrics = [{"name": "request-duration", **metric}]
+    spec = {"model": "m", "stable": {"version": 1}, "candidate": {"version": 2}, "analysis": {"metrics": metrics}}
+    return {**HEAD, "kind": "ModelRollout", "spec": spec}
+
+
 INBOUND = {"server": "s"}
 FILES = {"certificate": "c", "key": "k", "trustBundle": "b"}
 API = {"rest": "a:1"}
+BALANCER = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/app/models/50dc6c495c0c9188"
 
 UNFIT: dict[str, tuple[dict[str, Any], str]] = {
     "two sources of keys": (_issuer(audiences=["a"], keys={"file": "a", "url": "https://a"}), "exactly one of"),
     "no source of keys": (_issuer(audiences=["a"], keys={}), "exactly one of"),
     "an issuer of tokens for anyone": (_issuer(), "requiredClaims"),
     "a token for servers of any authority": (_issuer(audiences=["a"], bearerTokenFile="t"), "caFile"),
+    "load balancers without a place": (_issuer(audiences=["a"], loadBalancers=[BALANCER]), "requires tokenFrom"),
+    "a token in no place": (_issuer(audiences=["a"], tokenFrom={}), "exactly one of header"),
+    "a token in two places": (
+        _issuer(audiences=["a"], tokenFrom={"header": "h", "cookie": "c"}), "exactly one of header",
+    ),
     "no bundle": (_mesh(trustDomains=[{"name": "n.example", "bundle": {}}]), "exactly one of"),
     "versions and labels": (_role(versions=[1], labels=["l"]), "write two rules"),
     "a whole SPIFFE id and more": (
@@ -91,6 +103,7 @@ UNFIT: dict[str, tuple[dict[str, Any], str]] = {
         ),
         "keep one",
     ),
+    "a range without an end": (_rollout(thresholdRange={}), "min, max or both"),
     "an unknown verb": (_role(verbs=["guess"]), "predict"),
     "an empty list": (_role(verbs=[]), ""),
     "a duration of a dog": (_route(timeout="7 dogs"), ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshproxy.config import fields, schema
-from meshproxy.identity.caller import Caller, Workload
+from meshproxy.identity.caller import Caller, Token, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.policy.compile import compile_policy
 from meshproxy.refusal import Refusal
@@ -17,8 +17,10 @@ ROLE = schema.ModelRole(
 PREDICT = Call(Verb.PREDICT, (ModelRef("a"),))
 
 
-def binding(workload: fields.WorkloadSubject, role: str = "reader") -> schema.ModelRoleBinding:
-    subjects = (fields.BindingSubject(workload=workload),)
+def binding(
+    workload: fields.WorkloadSubject | None, role: str = "reader", token: fields.TokenSubject | None = None
+) -> schema.ModelRoleBinding:
+    subjects = (fields.BindingSubject(workload=workload, token=token),)
     return schema.ModelRoleBinding(
         metadata=schema.Metadata(name="b"), spec=schema.BindingSpec(role=role, subjects=subjects)
     )
@@ -67,3 +69,22 @@ def test_workloads(workload: fields.WorkloadSubject, allowed: list[Caller], deni
 def test_a_role_that_is_not_there() -> None:
     with pytest.raises(ValueError, match="no ModelRole named other"):
         compile_policy([ROLE], [binding(fields.WorkloadSubject(namespace="n"), "other")], "d.example")
+
+
+def test_claims_by_name_and_by_path() -> None:
+    token = fields.TokenSubject(
+        issuer="corp",
+        claims={"groups": "a"},
+        claim_paths=(fields.ClaimAtPath(path=("resource_access", "my.app", "roles"), exact="caller"),),
+    )
+    policy = compile_policy([ROLE], [binding(None, token=token)], "d.example")
+    roles = {"my.app": {"roles": ["caller"]}}
+    claims = {"groups": ["a"], "resource_access": roles}
+    assert policy.decide(Caller(token=Token("corp", "x", claims, 0.0)), PREDICT).rule == "b"
+    for lacking in (
+        {"groups": ["a"]},
+        {"resource_access": roles},
+        {"groups": "a", "resource_access.my.app.roles": "caller"},
+    ):
+        with pytest.raises(Refusal):
+            policy.decide(Caller(token=Token("corp", "x", lacking, 0.0)), PREDICT)

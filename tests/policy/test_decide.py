@@ -8,6 +8,7 @@ import sys
 import tracemalloc
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from ipaddress import ip_address, ip_network
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from meshproxy.identity.caller import ANONYMOUS, Caller, Token, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.policy import decide as module
 from meshproxy.policy.compile import compile_policy, compile_subject
-from meshproxy.policy.decide import CHALLENGE, DEFAULT_DENY, NO_ROLES, Permit, Policy
+from meshproxy.policy.decide import CHALLENGE, DEFAULT_DENY, MOST_NAMES, NO_ROLES, NOT_LISTED, Permit, Policy
 from meshproxy.policy.explain import explain
 from meshproxy.policy.rules import SubjectMatch
 from meshproxy.refusal import Reason, Refusal
@@ -224,7 +225,7 @@ def test_the_memory_is_bounded_and_lets_tokens_go(monkeypatch: pytest.MonkeyPatc
 
 
 def test_one_token_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MEMO_BYTES", 20_000)
+    monkeypatch.setattr(module, "MEMO_BYTES", 30_000)
     policy = compile_policy([role("r", rule("*"))], [bind("b", "r", NS)], DOMAIN)
     caller = Caller(QUOTER.workload, Token("corp", "alice", {}, 1e12, size=10_000))
     for number in range(15):
@@ -336,7 +337,24 @@ def many_conditions() -> Policy:
     return compile_policy(roles, bindings, DOMAIN)
 
 
-@pytest.mark.parametrize(("make", "most"), [(many_models, 60), (many_callers, 60), (many_conditions, 120)])
+def many_globs() -> Policy:
+    """2,000 globs, of which two match, and a role for each."""
+    globs = [*(f"model-{number}*" for number in range(1_000)), *(f"*-{number}" for number in range(1_000))]
+    roles = [role(f"r{place}", rule(each)) for place, each in enumerate(globs)]
+    return compile_policy(roles, [bind("model-7", each.metadata.name, _account("s7")) for each in roles], DOMAIN)
+
+
+def many_groups() -> Policy:
+    """One role, given to 10,000 groups one by one."""
+    claims = [{"groups": f"g{number}"} for number in range(10_000)]
+    bindings = [bind("model-7", "r", of(token=fields.TokenSubject(issuer="corp", claims=each))) for each in claims]
+    return compile_policy([role("r", rule("*"))], bindings, DOMAIN)
+
+
+@pytest.mark.parametrize(
+    ("make", "most"),
+    [(many_models, 60), (many_callers, 60), (many_conditions, 120), (many_globs, 60), (many_groups, 90)],
+)
 def test_ten_thousand_rules_are_looked_up_not_tried(make: Callable[[], Policy], most: int) -> None:
     """Counted, not timed: calls of functions for a decision that is not remembered. The way over the other side takes
     more than a thousand."""
@@ -347,7 +365,7 @@ def test_ten_thousand_rules_are_looked_up_not_tried(make: Callable[[], Policy], 
         nonlocal count
         count += event == "call"
 
-    caller, what = Caller(workload("n", "s7")), call(ModelRef("model-7", signature="s3"))
+    caller, what = Caller(workload("n", "s7"), token(groups=["g7", "else"])), call(ModelRef("model-7", signature="s3"))
     sys.setprofile(on_event)
     try:
         permit = policy.decide(caller, what, "10.0.0.1:1", ((b"x-tenant", b"t7"),))
@@ -570,6 +588,7 @@ class Loops:
         return unclear or not doubt
 
     def covers(self, binding: schema.ModelRoleBinding, verb: Verb, model: ModelRef | None) -> bool:
+        all_versions, all_signatures = verb is Verb.STATUS, verb in {Verb.STATUS, Verb.METADATA}
         for each in self.roles[binding.spec.role].spec.rules:
             if verb.value not in each.verbs:
                 continue
@@ -579,13 +598,14 @@ class Loops:
             elif (
                 any(fnmatchcase(model.name, pattern) for pattern in each.models)
                 and (not each.versions or model.version in each.versions)
-                and (not each.labels or model.label in each.labels)
-                and (not each.signatures or model.signature in each.signatures)
+                and (not each.labels or (model.label in each.labels and not all_versions))
+                and (not each.signatures or (model.signature in each.signatures and not all_signatures))
             ):
                 return True
         return False
 
     def touches(self, binding: schema.ModelRoleBinding, what: Call) -> bool:
+        all_versions, all_signatures = what.verb is Verb.STATUS, what.verb in {Verb.STATUS, Verb.METADATA}
         for each in self.roles[binding.spec.role].spec.rules:
             if what.verb.value not in each.verbs:
                 continue
@@ -595,15 +615,20 @@ class Loops:
                 if (
                     any(fnmatchcase(model.name, pattern) for pattern in each.models)
                     and (not each.versions or model.version is None or model.version in each.versions)
-                    and (not each.labels or model.label is None or model.label in each.labels)
-                    and (not each.signatures or model.signature is None or model.signature in each.signatures)
+                    and (not each.labels or all_versions or model.label is None or model.label in each.labels)
+                    and (
+                        not each.signatures
+                        or all_signatures
+                        or model.signature is None
+                        or model.signature in each.signatures
+                    )
                 ):
                     return True
         return False
 
 
 NAMES = ["a", "ab", "b", "a.b"]
-verbs = st.sampled_from([Verb.PREDICT, Verb.STATUS, Verb.RELOAD])
+verbs = st.sampled_from([Verb.PREDICT, Verb.METADATA, Verb.STATUS, Verb.RELOAD])
 rules = st.builds(
     lambda models, verbs, narrow, signatures: rule(*models, verbs=verbs, signatures=signatures, **narrow),
     st.lists(st.sampled_from([*NAMES, "*", "a*", "?", "a?b"]), min_size=1, max_size=2).map(tuple),
@@ -745,6 +770,43 @@ def test_decisions_are_those_of_plain_loops(
             assert set(found[0].split(", ")) <= {step.binding for step in steps if step.action == "allow"}
 
 
+@given(
+    documents().filter(lambda found: bool(found[0])),
+    st.sampled_from([("a",), ("a.b", "ab"), ("*", "b")]),
+    st.lists(st.tuples(callers, calls, addresses, fields_sent), min_size=1, max_size=8),
+)
+def test_a_list_of_models_leaves_decisions_about_these_as_they_are(
+    given_documents: tuple[list[schema.ModelRole], list[schema.ModelRoleBinding]],
+    listed: tuple[str, ...],
+    asked: list[tuple[Caller, Call, str, Headers]],
+) -> None:
+    """Whatever roles it leaves out: no denial is lost, and no audit."""
+    whole, narrow = (compile_policy(*given_documents, DOMAIN, models=each) for each in ((), listed))
+    about = [
+        (caller, Call(each.verb, tuple([replace(model, name=name) for model in named])), address, headers)
+        for caller, each, address, headers in asked
+        for named in [each.models or (ModelRef(""),)]
+        for name in listed
+    ]
+    for caller, what, address, headers in [*asked, *about]:
+        request = caller, what, f"[{address}]:1" if ":" in address else f"{address}:1", headers
+        found = decided(narrow, *request)
+        if any(model.name not in listed for model in what.models):
+            assert found[:3] == (Reason.PERMISSION_DENIED, NOT_LISTED, ())
+            assert narrow.decide_partly(*request) is None
+        elif what.models:
+            assert found == decided(whole, *request)
+            assert narrow.decide_partly(*request) == whole.decide_partly(*request)
+
+
+def decided(policy: Policy, caller: Caller, what: Call, remote: str, headers: Headers) -> tuple[object, ...]:
+    try:
+        permit = policy.decide(caller, what, remote, headers)
+    except Refusal as refusal:
+        return refusal.reason, refusal.rule, refusal.audits, refusal.conditions
+    return permit.rule, permit.audits, permit.conditions
+
+
 # --- claims that cannot be evaluated ----------------------------------------------------------------------------------
 
 names = st.sampled_from(["a", "b", "a.b", "scope", ""])
@@ -803,3 +865,142 @@ def test_the_headers_that_a_decision_depends_on_are_known() -> None:
     bindings = (bind("b", "r", of(headers={"x-tenant": "a"})), bind("c", "r", NS, of(headers={"x_team": "b"})))
     assert compile_policy((role("r", rule("*")),), bindings, "dev.example").headers == {b"x-tenant", b"x-team"}
     assert compile_policy((role("r", rule("*")),), (bind("b", "r", NS),), "dev.example").headers == frozenset()
+
+
+def test_what_a_decision_looks_at_is_remembered_for_a_workload_and_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ABOUT_SUBJECTS", 3)
+    reader = role("reader", rule("fraud"))
+    policy = compile_policy([reader], [bind("a", "reader", BOTH), bind("b", "reader", CORP)], DOMAIN)
+    others = Caller(workload("other", "a"), token("corp"))
+    for _ in range(2):
+        for caller, expected in (
+            (Caller(QUOTER.workload, token("corp")), "a"),
+            (Caller(QUOTER.workload, token("corp", x=1)), "a"),
+            (others, "b"),
+            (Caller(None, token("corp")), "b"),
+        ):
+            assert policy.decide(caller, call("fraud")).rule == expected
+        with pytest.raises(Refusal):
+            policy.decide(Caller(QUOTER.workload, token("else")), call("fraud"))
+        assert len(policy._about_memo) == 3
+    many = compile_policy([reader], [bind(name, "reader", CORP) for name in "abc"], DOMAIN)
+    assert many.decide(others, call("fraud")).rule == "a"
+    assert len(many._about_memo) == 0  # three subjects and a role
+    policy.decide(others, call("fraud", *["fraud"] * 9))
+    assert len(policy._about_memo) == 3
+    monkeypatch.setattr(module, "MEMO_BYTES", policy._memo_bytes)
+    policy.decide(Caller(workload("third", "a"), token("corp")), call("fraud"))
+    assert len(policy._about_memo) <= 1
+    assert policy._memo_bytes <= module.MEMO_BYTES
+
+
+# --- parts of answers ------------------------------------------------------------------------------------------------
+
+
+VERSIONED = role("versioned", rule("fraud", verbs=("status", "metadata"), versions=("3", "4"), signatures=()))
+SIGNED = role("signed", rule("fraud", verbs=("metadata",), signatures=("score",)))
+ALL = role("all", rule("fraud", verbs=("status", "metadata")))
+SECRET = role(
+    "secret", rule("fraud", verbs=("status",), versions=("9",)), rule("*", verbs=("metadata",), signatures=("debug",))
+)
+LABELLED = role("labelled", rule("fraud", verbs=("status",), labels=("canary",)))
+
+
+def seen(policy: Policy, what: Call, *names: str, caller: Caller = QUOTER, **more: Any) -> list[str]:
+    """The parts that the caller may see of the answer to a call that is refused."""
+    with pytest.raises(Refusal):
+        policy.decide(caller, what, **more)
+    found = [name for name in names if policy.may_see(caller, what, name, **more)]
+    assert (policy.decide_partly(caller, what, **more) is not None) is bool(found)
+    return found
+
+
+def made(*bindings: schema.ModelRoleBinding) -> Policy:
+    return compile_policy([VERSIONED, SIGNED, ALL, SECRET, LABELLED], bindings, DOMAIN)
+
+
+STATUS_OF_ALL = call("fraud", verb=Verb.STATUS)
+METADATA = call("fraud", verb=Verb.METADATA)
+
+
+def test_versions_of_a_status() -> None:
+    policy = made(bind("a", "versioned", NS))
+    assert seen(policy, STATUS_OF_ALL, "1", "3", "4", "9") == ["3", "4"]
+    permit = policy.decide_partly(QUOTER, STATUS_OF_ALL)
+    assert permit is not None
+    assert (permit.rule, permit.conditions) == ("a", ("only the versions that the caller may see",))
+    assert seen(policy, call(ModelRef("fraud", label="stable"), verb=Verb.STATUS), "3", "5") == ["3"]
+    assert seen(policy, call("other", verb=Verb.STATUS), "3") == []
+    assert seen(policy, STATUS_OF_ALL, "3", caller=Caller(workload("other", "a"))) == []
+    one = call(ModelRef("fraud", version="9"), verb=Verb.STATUS)  # names its part
+    with pytest.raises(Refusal):
+        policy.decide(QUOTER, one)
+    assert policy.decide_partly(QUOTER, one) is None
+
+
+def test_a_denied_part() -> None:
+    policy = made(bind("a", "all", NS), bind("b", "secret", NS, action="deny"))
+    assert seen(policy, STATUS_OF_ALL, "3", "9") == ["3"]
+    assert seen(policy, METADATA, "score", "debug") == ["score"]
+    assert seen(made(bind("a", "all", NS), bind("b", "all", NS, action="deny")), STATUS_OF_ALL, "3") == []
+
+
+def test_signatures_of_metadata() -> None:
+    assert seen(made(bind("a", "signed", NS)), METADATA, "score", "debug") == ["score"]
+    assert seen(made(bind("a", "signed", NS)), STATUS_OF_ALL, "3") == []
+
+
+def test_what_a_part_does_not_tell_counts_against_the_caller() -> None:
+    """Labels of a status, and the version of metadata that name none."""
+    assert seen(made(bind("a", "labelled", NS)), STATUS_OF_ALL, "3") == []
+    assert seen(made(bind("a", "all", NS), bind("b", "labelled", NS, action="deny")), STATUS_OF_ALL, "3") == []
+    assert seen(made(bind("a", "versioned", NS)), METADATA, "score") == []
+
+
+def test_parts_and_conditions() -> None:
+    here = fields.BindingSubject(workload=fields.WorkloadSubject(namespace="pricing"), ip_blocks=("10.0.0.0/8",))
+    policy = made(bind("a", "versioned", here))
+    assert seen(policy, STATUS_OF_ALL, "3", remote="10.0.0.1:1", headers=()) == ["3"]
+    assert seen(policy, STATUS_OF_ALL, "3", remote="11.0.0.1:1", headers=()) == []
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_a_part_is_seen_by_whoever_may_ask_for_it_alone(data: st.DataObject) -> None:
+    roles = [VERSIONED, SIGNED, ALL, SECRET, LABELLED]
+    bindings = [
+        bind(
+            f"b{place}",
+            data.draw(st.sampled_from(roles)).metadata.name,
+            NS,
+            action=data.draw(st.sampled_from(["allow", "deny", "audit"])),
+        )
+        for place in range(data.draw(st.integers(1, 4)))
+    ]
+    policy = compile_policy(roles, bindings, DOMAIN)
+    for version in ("3", "4", "7", "9"):
+        try:
+            policy.decide(QUOTER, call(ModelRef("fraud", version=version), verb=Verb.STATUS))
+        except Refusal:
+            assert not policy.may_see(QUOTER, STATUS_OF_ALL, version)
+        else:
+            assert policy.may_see(QUOTER, STATUS_OF_ALL, version)
+
+
+def test_the_whole_call_is_audited_although_a_part_is_seen() -> None:
+    """The part that is found first is not the one that the audit is about."""
+    watched = role("watched", rule("fraud", verbs=("status",), versions=("4",)))
+    bindings = [bind("a", "versioned", NS), bind("w", "watched", NS, action="audit")]
+    policy = compile_policy([VERSIONED, watched], bindings, DOMAIN)
+    for _ in "ab":  # the second time it is remembered
+        permit = policy.decide_partly(QUOTER, STATUS_OF_ALL)
+        assert permit is not None
+        assert permit.audits == ("w",)
+
+
+def test_versions_of_others_hide_none_of_the_caller_s() -> None:
+    others = [role(f"r{n}", rule("fraud", verbs=("status",), versions=(f"1{n}",))) for n in range(MOST_NAMES + 1)]
+    more = rule("fraud", verbs=("predict",), versions=tuple(str(n) for n in range(MOST_NAMES + 1)))
+    mine = role("mine", more, rule("fraud", verbs=("status",), versions=("99",)))
+    policy = compile_policy([*others, mine], [bind("a", "mine", NS)], DOMAIN)
+    assert seen(policy, STATUS_OF_ALL, "1", "10", "99") == ["99"]

@@ -38,6 +38,27 @@ def token(issuer: str = "corp", iam_role: str | None = None, **claims: object) -
 
 
 @pytest.mark.parametrize(
+    ("verb", "fields", "model", "fit"),
+    [
+        (Verb.METADATA, {"signatures": {"s"}}, ModelRef("a", signature="s"), RuleMatch.UNDETERMINED),
+        (Verb.METADATA, {"signatures": {"s"}}, ModelRef("a", signature="t"), RuleMatch.UNDETERMINED),
+        (Verb.METADATA, {"labels": {"stable"}}, ModelRef("a", label="stable"), RuleMatch.YES),
+        (Verb.METADATA, {"versions": {"3"}}, ModelRef("a", version="3"), RuleMatch.YES),
+        (Verb.STATUS, {"signatures": {"s"}}, ModelRef("a", signature="s"), RuleMatch.UNDETERMINED),
+        (Verb.STATUS, {"labels": {"stable"}}, ModelRef("a", label="stable"), RuleMatch.UNDETERMINED),
+        (Verb.STATUS, {"labels": {"stable"}}, ModelRef("a", label="canary"), RuleMatch.UNDETERMINED),
+        (Verb.STATUS, {"versions": {"3"}}, ModelRef("a", version="3"), RuleMatch.YES),
+        (Verb.STATUS, {"versions": {"3"}}, ModelRef("a", version="4"), RuleMatch.NO),
+        (Verb.STATUS, {"versions": {"3"}}, ModelRef("a"), RuleMatch.UNDETERMINED),
+    ],
+)
+def test_an_answer_that_shows_more_than_was_asked_for(
+    verb: Verb, fields: dict[str, Any], model: ModelRef, fit: RuleMatch
+) -> None:
+    assert rule(verbs={verb}, **fields).match(verb, model) is fit
+
+
+@pytest.mark.parametrize(
     ("fields", "model", "fit"),
     [
         ({}, ModelRef("a"), RuleMatch.YES),
