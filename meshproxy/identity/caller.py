@@ -19,6 +19,14 @@ class Workload:
     """When the certificate stops being valid, in seconds since the epoch: checked again on long connections."""
 
 
+def workload_of(spiffe_id: str) -> Workload:
+    """The workload of this id, which is in the form of a SPIFFE id; its certificate never expires."""
+    domain, *path = spiffe_id.removeprefix("spiffe://").split("/")
+    is_kubernetes = len(path) == 4 and path[0] == "ns" and path[2] == "sa"
+    namespace, account = (path[1], path[3]) if is_kubernetes else (None, None)
+    return Workload(spiffe_id, domain, namespace, account, not_after=float("inf"))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Token:
     """A bearer token whose signature and claims have been verified (RFC 7519, RFC 9068). Compared by identity: the same

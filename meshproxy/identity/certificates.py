@@ -28,6 +28,7 @@ FILE_BYTES = 1_048_576
 """The most that is read of one file: a trust bundle with hundreds of authorities fits."""
 SERVER_PROTOCOLS = ("h2", "http/1.1")
 CLIENT_PROTOCOLS = ("h2", "http/1.1")
+H1_PROTOCOLS = ("http/1.1",)
 """ALPN, ours first (RFC 7301)."""
 
 # For TLS 1.2, if it is allowed at all: forward secrecy and AEAD only (RFC 7525 section 4.2). Level 2 refuses RSA below
@@ -123,6 +124,8 @@ class OwnIdentity:
     """For the inbound listener; None where there is none."""
     client: ssl.SSLContext | None
     """For connections to other sidecars; None where there are none."""
+    client_h1: ssl.SSLContext | None
+    """The same, for those that are to speak HTTP/1.1: it differs in ALPN only, so one self-test proves both."""
     warnings: tuple[str, ...]
 
 
@@ -161,13 +164,15 @@ def own_identity(
     trust = Trust({trust_domain: read_bundle(credentials.bundle_pem), **credentials.other_bundles})
     roles = ((serves, PeerRole.SERVER, "inbound (serverAuth)"), (calls, PeerRole.CLIENT, "outbound (clientAuth)"))
     workloads = [_read_own(leaf, trust_domain, now, role, use) for is_needed, role, use in roles if is_needed]
-    server = client = None
+    server = client = client_h1 = None
     if serves:
         server = server_context(credentials, mtls=mtls, minimum_version=minimum_version, protocols=server_protocols)
         server.trust, server.not_after = trust, workloads[0].not_after
     if calls:
         client = client_context(credentials, minimum_version=minimum_version, protocols=client_protocols)
-        client.trust, client.not_after = trust, workloads[0].not_after
+        client_h1 = client_context(credentials, minimum_version=minimum_version, protocols=H1_PROTOCOLS)
+        for each in (client, client_h1):
+            each.trust, each.not_after = trust, workloads[0].not_after
     if server is not None and client is not None:
         tested = self_test(server, client)
     elif server is not None:
@@ -183,7 +188,8 @@ def own_identity(
         )
     if len(trust.bundles) > 1 and not contains_authority(tested.chain, trust.bundles[trust_domain]):
         raise _untrusted()
-    return OwnIdentity(workloads[0], read_start(leaf), tested.serial, server, client, credentials.warnings)
+    start = read_start(leaf)
+    return OwnIdentity(workloads[0], start, tested.serial, server, client, client_h1, credentials.warnings)
 
 
 def _read_own(leaf: bytes, trust_domain: str, now: float, role: PeerRole, use: str) -> Workload:

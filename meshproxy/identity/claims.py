@@ -3,8 +3,8 @@
 The name of a claim may hold dots, slashes and colons (`kubernetes.io`, `https://corp.example/groups`), and the same
 dots select members of objects (`realm_access.roles`). A path therefore resolves at the longest name that exists, at
 each level: `kubernetes.io.namespace` is the claim of that name, else `namespace` in `kubernetes.io`, else what is in
-`kubernetes`. Whatever cannot be compared, or could be read in another way, is `UNCLEAR`: it never allows, and it
-denies.
+`kubernetes`. A path that is a list of names has one reading. Whatever cannot be compared, or could be read in another
+way, is `UNCLEAR`: it never allows, and it denies.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from enum import Enum, IntEnum
 from meshproxy.config import fields
 from meshproxy.config.text_match import compile_text
 
+ClaimPath = str | tuple[str, ...]
+"""The name of a claim, with dots between levels, or the names of all levels."""
 Wanted = str | int | bool | fields.TextMatch
 """What documents compare claims with: a value, or what it must be like (`fields.ClaimPattern` among them)."""
 Compare = Callable[[object], "ClaimMatch"]
@@ -24,6 +26,7 @@ Compare = Callable[[object], "ClaimMatch"]
 SCOPE_CLAIMS = frozenset({"scope", "scp"})
 """One text of words, separated by spaces (RFC 8693 section 4.2, RFC 9068 section 2.2.3; `scp`: Azure), or a list of
 them (`scp`: Okta)."""
+_CLAIM_NAMES = "_claim_names"
 _LOOSE_SEPARATOR = re.compile(r"[\s,;|]+")
 
 
@@ -42,24 +45,53 @@ class _Reached(Enum):
 
     NOTHING = "no such member; null counts as none"
     BLOCKED = "the path goes on below something that is not an object"
+    ELSEWHERE = "another server has the claim"
 
 
-def match_claim(claims: Mapping[str, object], path: str, wanted: Wanted) -> ClaimMatch:
+def match_claim(claims: Mapping[str, object], path: ClaimPath, wanted: Wanted) -> ClaimMatch:
     """Whether the claim at `path` is what is wanted, or is a list of which an item is.
 
-    Text, numbers and booleans are never equal to each other. Of `scope` and `scp`, all words of `wanted` must be there.
-    An absent claim, or a null, has no value: that is `NO`, unless absence is what is wanted.
+    Text, numbers and booleans are never equal to each other. Of `scope` and `scp`, and of claims that are words because
+    `wanted` says so, all words of `wanted` must be there. An absent claim, or a null, has no value: that is `NO`,
+    unless absence is what is wanted.
     """
+    is_words = isinstance(wanted, fields.ClaimPattern) and wanted.words
+    readings = list(_readings(claims, path))
+    if readings == [_Reached.NOTHING] and _is_elsewhere(claims, path):
+        readings = [_Reached.ELSEWHERE]
+    return _match(readings, wanted, is_words=is_words or _first_of(path) in SCOPE_CLAIMS)
+
+
+def _is_elsewhere(claims: Mapping[str, object], path: ClaimPath) -> bool:
+    """Whether the token says that another server has the claim (OpenID Connect Core 1.0 section 5.6.2), as Microsoft
+    Entra ID does of many groups."""
+    elsewhere = claims.get(_CLAIM_NAMES)
+    if not isinstance(elsewhere, Mapping):
+        return False
+    return (
+        path[0] in elsewhere
+        if not isinstance(path, str)
+        else any(path == name or path.startswith(f"{name}.") for name in elsewhere)
+    )
+
+
+def _first_of(path: ClaimPath) -> str:
+    """The claim, if the path has one level."""
+    return path if isinstance(path, str) else path[0] if len(path) == 1 else ""
+
+
+def _match(readings: list[object], wanted: Wanted, *, is_words: bool) -> ClaimMatch:
     if isinstance(wanted, fields.ClaimPattern) and wanted.all_of:
-        return min(match_claim(claims, path, each) for each in wanted.all_of)
+        return min(_match(readings, each, is_words=is_words) for each in wanted.all_of)
     if isinstance(wanted, fields.ClaimPattern) and wanted.any_of:
-        return max(match_claim(claims, path, each) for each in wanted.any_of)
+        return max(_match(readings, each, is_words=is_words) for each in wanted.any_of)
     if isinstance(wanted, fields.TextMatch) and wanted.present is not None:
-        return _match_presence(claims, path, wanted.present)
-    if path in SCOPE_CLAIMS:
-        return _match_scope(claims.get(path), wanted)
+        present = _resolve([_is_there(value) for value in readings])
+        return present if wanted.present else ClaimMatch(ClaimMatch.YES - present)
+    if is_words:
+        return _resolve([_match_words(value, wanted) for value in readings])
     compare = _comparison(wanted)
-    return _resolve([_compare(value, compare) for value in _readings(claims, path)])
+    return _resolve([_compare(value, compare) for value in readings])
 
 
 def _resolve(readings: list[ClaimMatch]) -> ClaimMatch:
@@ -69,28 +101,47 @@ def _resolve(readings: list[ClaimMatch]) -> ClaimMatch:
     return min(max(readings), ClaimMatch.UNCLEAR)
 
 
-def _match_presence(claims: Mapping[str, object], path: str, is_wanted: bool) -> ClaimMatch:
-    present = _resolve([_is_there(value) for value in _readings(claims, path)])
-    return present if is_wanted else ClaimMatch(ClaimMatch.YES - present)
-
-
 def _is_there(value: object) -> ClaimMatch:
     if value is _Reached.NOTHING:
         return ClaimMatch.NO
-    return ClaimMatch.UNCLEAR if value is _Reached.BLOCKED else ClaimMatch.YES
+    return ClaimMatch.UNCLEAR if isinstance(value, _Reached) else ClaimMatch.YES
 
 
-def find_text(claims: Mapping[str, object], path: str) -> str | None:
+def find_text(claims: Mapping[str, object], path: ClaimPath) -> str | None:
     """The text at `path`; None if there is none or the path can be read in several ways."""
     values = list(_readings(claims, path))
     return values[0] if len(values) == 1 and isinstance(values[0], str) else None
 
 
-def _readings(members: Mapping[str, object], path: str) -> Iterator[object]:
+def texts_of_claim(claims: Mapping[str, object], path: ClaimPath) -> set[str] | None:
+    """All texts for which `match_claim` of a claim that is not words is not `NO`; None if that is not known: there is
+    something unclear, or not text."""
+    texts: set[str] = set()
+    readings = list(_readings(claims, path))
+    if readings == [_Reached.NOTHING] and _is_elsewhere(claims, path):
+        return None
+    for found in readings:
+        for item in found if isinstance(found, list | tuple) else (found,):
+            if isinstance(item, str):
+                texts.add(item)
+            elif item is not None and item is not _Reached.NOTHING:
+                return None
+    return texts
+
+
+def is_one_text(path: ClaimPath, wanted: Wanted) -> bool:
+    """Whether the claim must be one text, or a list that has it: see `texts_of_claim`."""
+    return isinstance(wanted, str) and _first_of(path) not in SCOPE_CLAIMS
+
+
+def _readings(members: Mapping[str, object], path: ClaimPath) -> Iterator[object]:
     """All that `path` may lead to; first, what it resolves to: the longest name that exists, at each level.
 
     An object is reached by one sequence of names only, so each is visited once at most.
     """
+    if not isinstance(path, str):
+        yield _walk(members, path)
+        return
     end = len(path)
     is_empty = True
     while end >= 0:
@@ -109,6 +160,18 @@ def _readings(members: Mapping[str, object], path: str) -> Iterator[object]:
         end = path.rfind(".", 0, end)
     if is_empty:
         yield _Reached.NOTHING
+
+
+def _walk(members: Mapping[str, object], path: tuple[str, ...]) -> object:
+    """What the names lead to, one for each level."""
+    found: object = members
+    for name in path:
+        if found is None:
+            return _Reached.NOTHING
+        if not isinstance(found, Mapping):
+            return _Reached.BLOCKED
+        found = found.get(name)
+    return _Reached.NOTHING if found is None else found
 
 
 def _compare(found: object, compare: Compare) -> ClaimMatch:
@@ -133,15 +196,15 @@ def _answer(fits: bool) -> ClaimMatch:
     return ClaimMatch.YES if fits else ClaimMatch.NO
 
 
-def _match_scope(found: object, wanted: Wanted) -> ClaimMatch:
-    if found is None:
+def _match_words(found: object, wanted: Wanted) -> ClaimMatch:
+    if found is _Reached.NOTHING:
         return ClaimMatch.NO
     items = [found] if isinstance(found, str) else found
     if not isinstance(wanted, str | fields.TextMatch) or not isinstance(items, list | tuple):
         return ClaimMatch.UNCLEAR
     if not all(isinstance(item, str) for item in items):
         return max(_compare(items, _comparison(wanted)), ClaimMatch.UNCLEAR)
-    has = _scope_test(wanted)
+    has = _words_test(wanted)
     if has is None:
         return ClaimMatch.UNCLEAR
     if has({word for word in found.split(" ") if word} if isinstance(found, str) else set(items)):
@@ -151,8 +214,8 @@ def _match_scope(found: object, wanted: Wanted) -> ClaimMatch:
     return ClaimMatch.UNCLEAR if has(loose) else ClaimMatch.NO
 
 
-def _scope_test(wanted: str | fields.TextMatch) -> Callable[[set[str]], bool] | None:
-    """Whether the words of a scope are what is wanted; None if nothing is."""
+def _words_test(wanted: str | fields.TextMatch) -> Callable[[set[str]], bool] | None:
+    """Whether words are what is wanted; None if nothing is."""
     if isinstance(wanted, fields.TextMatch):
         fits = compile_text(wanted)
         return lambda words: any(map(fits, words))

@@ -27,6 +27,14 @@ def is_sts_issuer(url: str) -> bool:
     return host != url and "/" not in host and host.endswith(ISSUER_SUFFIX) and len(host) > len(ISSUER_SUFFIX)
 
 
+def role_of(arn: str) -> tuple[str, str] | None:
+    """The ARN of the role that an ARN of a role or of its session means, and the account; None for anybody else."""
+    match = _ROLE.fullmatch(arn) or _ASSUMED.fullmatch(arn)
+    if match is None:
+        return None
+    return f"arn:{match['partition']}:iam::{match['account']}:role/{match['role']}", match["account"]
+
+
 def iam_role(subject: str, claims: Mapping[str, object]) -> str | None:
     """The ARN of the role, or None if the principal is a user or the account itself.
 
@@ -37,10 +45,11 @@ def iam_role(subject: str, claims: Mapping[str, object]) -> str | None:
     Raises:
         ValueError: `sub` and the claim of STS name different accounts, or the claim is none.
     """
-    match = _ROLE.fullmatch(subject) or _ASSUMED.fullmatch(subject)
-    if match is None:
+    found = role_of(subject)
+    if found is None:
         return None
+    role, account = found
     context = claims.get(_CLAIM, {})
-    if not isinstance(context, dict) or context.get("aws_account", match["account"]) != match["account"]:
+    if not isinstance(context, dict) or context.get("aws_account", account) != account:
         raise ValueError("the account of the role is not the account of the claim")
-    return f"arn:{match['partition']}:iam::{match['account']}:role/{match['role']}"
+    return role

@@ -34,7 +34,7 @@ class KeySetError(ValueError):
 class Key:
     """One public key, with the algorithms that it may verify."""
 
-    __slots__ = ("_public", "algorithms", "is_retired", "kid", "material")
+    __slots__ = ("_public", "algorithms", "has_verified", "is_retired", "kid", "material")
 
     def __init__(
         self, kid: str | None, algorithms: frozenset[str], material: tuple[object, ...], public: object
@@ -45,11 +45,15 @@ class Key:
         """Curve and numbers: two keys with the same are the same key."""
         self.is_retired = False
         """The issuer has removed it from its set: tokens that it verified are not valid any more."""
+        self.has_verified = False
+        """A token was signed with it."""
         self._public = public
 
     def verify(self, algorithm: str, message: bytes, signature: bytes) -> bool:
         """Whether the signature is of this key over the message, by one of `algorithms`."""
-        return algorithm in self.algorithms and load_verifiers()[algorithm](self._public, message, signature)
+        is_valid = algorithm in self.algorithms and load_verifiers()[algorithm](self._public, message, signature)
+        self.has_verified = self.has_verified or is_valid
+        return is_valid
 
 
 class KeySet:
@@ -72,11 +76,16 @@ class KeySet:
         return fitting[0] if len(fitting) == 1 else None
 
 
-def read_key_set(document: bytes, algorithms: frozenset[str]) -> KeySet:
+def read_key_set(document: bytes, algorithms: frozenset[str], *, may_be_empty: bool = False) -> KeySet:
     """Read a JWK set (RFC 7517 section 5).
 
     A key that cannot be used is left out and the reason kept: issuers publish keys for encryption beside those for
     signatures. Two different keys with the same `kid` are both ignored: a token would be ambiguous.
+
+    Args:
+        document: JSON.
+        algorithms: what the issuer may sign with.
+        may_be_empty: a set without a usable key is one.
 
     Raises:
         KeySetError: the document is broken, too large, or has no usable key.
@@ -106,7 +115,7 @@ def read_key_set(document: bytes, algorithms: frozenset[str]) -> KeySet:
             problems.append("two keys have the same kid: neither is used")
         elif same[0] is key:
             usable.append(key)
-    if not usable:
+    if not usable and not may_be_empty:
         raise KeySetError("the key set has no usable key" + "".join(f"; {problem}" for problem in problems[:3]))
     return KeySet(tuple(usable), tuple(problems))
 

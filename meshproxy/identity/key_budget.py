@@ -78,9 +78,14 @@ class _Bucket:
 class KeyBudget:
     """The budget of one issuer."""
 
-    __slots__ = ("_in_vain", "_is_granted", "_looked_for", "_named", "_signatures", "_unknown")
+    __slots__ = ("_in_vain", "_is_granted", "_looked_for", "_most", "_named", "_signatures", "_unknown")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = KEYS_REMEMBERED) -> None:
+        """
+        Args:
+            most: keys that one fetch looks for; the others wait for the next.
+        """
+        self._most = most
         self._unknown = _Bucket(CAPACITY)
         self._signatures = _Bucket(SIGNATURES)
         self._is_granted = False
@@ -103,7 +108,10 @@ class KeyBudget:
         if abs(now - looked_at) < wait:
             return Ask.NEVER
         if is_failing:
-            return Ask.NEVER if wanted.is_known else Ask.LATER
+            if wanted.is_known:
+                return Ask.NEVER
+            _remember(self._named, wanted)  # what fails may be another key's fetch alone
+            return Ask.LATER
         if is_fetching:
             # A new key may be missing in an answer that was on its way already: such a token asks again afterwards.
             _remember(self._looked_for if wanted.is_known else self._named, wanted)
@@ -118,16 +126,22 @@ class KeyBudget:
         self._is_granted = self._unknown.take(now, 0 if may_use_reserve else RESERVE)
         return Ask.WAIT if self._is_granted else Ask.LATER
 
+    @property
+    def looked_for(self) -> tuple[str | None, ...]:
+        """The keys that the fetch in progress looks for; the oldest first."""
+        return tuple(wanted.kid for wanted in self._looked_for)
+
     def begin(self) -> None:
         """A fetch begins, in turn or because a token asked."""
         self._is_granted = False
-        self._looked_for, self._named = self._named, {}
+        named = tuple(self._named)
+        self._looked_for, self._named = dict.fromkeys(named[: self._most]), dict.fromkeys(named[self._most :])
 
     def end(self, now: float, *, is_success: bool) -> None:
         """The fetch has ended."""
         looked_for, self._looked_for = self._looked_for, {}
         if not is_success:
-            self._named = _bounded({**looked_for, **self._named})
+            self._named = _bounded({**self._named, **looked_for})  # those not looked for yet go first
             return
         for wanted in looked_for:
             _, wait = self._in_vain.pop(wanted, (0.0, 0.0))

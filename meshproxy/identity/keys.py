@@ -19,9 +19,14 @@ import math
 
 from meshproxy.identity.jwk import ALGORITHMS, Key, KeySet, KeySetError, read_key_set
 from meshproxy.identity.jws import canonical_name
-from meshproxy.identity.key_budget import Ask, KeyBudget, Wanted
+from meshproxy.identity.key_budget import KEYS_REMEMBERED, Ask, KeyBudget, Wanted
 
 REFRESH = 300.0
+NAMED_IDS = 16
+"""Keys that are had one by one: of those that are not known, so many are asked for at once; and so many that have
+verified nothing are kept, since strangers can name any key of the issuer."""
+VERIFYING_IDS = 32
+"""So many that have verified a token are kept. Together they are fewer than `jwk.KEYS`."""
 BACK_OFF = (1.0, 60.0)
 """The first wait after a failure, doubled with each further one, and the longest."""
 
@@ -34,6 +39,7 @@ class IssuerKeys:
         "_next",
         "_refresh",
         "algorithms",
+        "are_single",
         "failures",
         "fetched_at",
         "is_refreshing",
@@ -48,6 +54,7 @@ class IssuerKeys:
         algorithms: frozenset[str],
         *,
         refresh: float | None = REFRESH,
+        are_single: bool = False,
     ) -> None:
         """Begin without keys.
 
@@ -55,12 +62,14 @@ class IssuerKeys:
             issuer: the name in `MeshConfig`.
             algorithms: what the issuer may sign with, of `jwk.ALGORITHMS`; anything else is a ValueError.
             refresh: seconds between two fetches. None: the keys are given once and never fetched.
+            are_single: each is had by its id, so there are none before one was named: `wanted_ids` makes up the set.
         """
         algorithms = frozenset(map(canonical_name, algorithms))
         if not algorithms or not algorithms <= ALGORITHMS:
             raise ValueError(f"issuer {issuer}: algorithms must be some of {', '.join(sorted(ALGORITHMS))}")
         self.issuer = issuer
         self.algorithms = algorithms
+        self.are_single = are_single
         self.keys: KeySet | None = None
         self.fetched_at: float | None = None
         """When the keys in use came."""
@@ -70,7 +79,7 @@ class IssuerKeys:
         """In a row."""
         self.is_refreshing = False
         self._refresh = refresh
-        self._budget = KeyBudget()
+        self._budget = KeyBudget(NAMED_IDS if are_single else KEYS_REMEMBERED)
         self._next: float | None = None
 
     # Questions
@@ -79,6 +88,15 @@ class IssuerKeys:
     def has_keys(self) -> bool:
         """Tokens can be verified. Readiness of the sidecar depends on it."""
         return self.keys is not None
+
+    @property
+    def wanted_ids(self) -> tuple[str, ...]:
+        """Of keys that are had one by one: those in use, the latest of them, and those that tokens have named."""
+        known = () if self.keys is None else self.keys.keys
+        verifying = [key.kid for key in known if key.has_verified][-VERIFYING_IDS:]
+        others = [key.kid for key in known if not key.has_verified][-NAMED_IDS:]
+        named = self._budget.looked_for[:NAMED_IDS]
+        return tuple(dict.fromkeys(kid for kid in (*verifying, *others, *named) if kid is not None))
 
     def find(self, kid: str | None, algorithm: str) -> Key | None:
         """The key that a token means, if it is known."""
@@ -120,7 +138,7 @@ class IssuerKeys:
             jitter: 0 to 1, drawn each time, so that a fleet does not fetch simultaneously.
         """
         try:
-            new = read_key_set(document, self.algorithms)
+            new = read_key_set(document, self.algorithms, may_be_empty=self.are_single)
         except KeySetError as error:
             self.fail(str(error), now, jitter)
             return

@@ -72,6 +72,7 @@ _VERSION_3 = bytes.fromhex("a003020102")
 # and some parsers take, is not among them.
 _GENERAL_NAMES = frozenset({0xA0, 0x81, 0x82, 0xA3, 0xA4, 0xA5, 0x86, 0x87, 0x88})
 _URI = 0x86
+_DNS = 0x82
 
 _KEY_USAGE, _SUBJECT_ALT_NAME = bytes.fromhex("551d0f"), bytes.fromhex("551d11")
 _BASIC_CONSTRAINTS, _EXTENDED_KEY_USAGE = bytes.fromhex("551d13"), bytes.fromhex("551d25")
@@ -206,6 +207,7 @@ def _read_uri(der: bytes, extensions: dict[bytes, tuple[int, int]]) -> bytes:
     """The one URI of the subject alternative names. Names of other types are ignored: they do not identify a
     workload."""
     uris: list[bytes] = []
+    has_dns = False
     if _SUBJECT_ALT_NAME in extensions:
         at, end = _only(der, *extensions[_SUBJECT_ALT_NAME], _SEQUENCE)
         while at < end:
@@ -214,10 +216,10 @@ def _read_uri(der: bytes, extensions: dict[bytes, tuple[int, int]]) -> bytes:
                 raise _malformed("an alternative name of an unknown type")
             if tag == _URI:
                 uris.append(der[start:at])
+            has_dns = has_dns or tag == _DNS
     if not uris:
-        raise PeerRefused(
-            "no-spiffe-id", "the certificate has no URI among its alternative names: it is not an X509-SVID"
-        )
+        hint = ": its DNS names name a server, and never a workload" if has_dns else ": it is not an X509-SVID"
+        raise PeerRefused("no-spiffe-id", f"the certificate has no URI among its alternative names{hint}")
     if len(uris) > 1:
         raise PeerRefused("several-uris", "the certificate has several URIs: an X509-SVID has exactly one")
     return uris[0]

@@ -9,14 +9,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def replace_file(path: Path, content: bytes, mode: int) -> None:
-    """Write a file atomically: a reader never sees half of it, nor wider permissions than `mode`. Raises OSError."""
+def replace_file(path: Path, content: bytes, mode: int, *, survives: bool = True) -> None:
+    """Write a file atomically: a reader never sees half of it, nor wider permissions than `mode`.
+
+    Args:
+        survives: it is complete also if the host fails. fsync(2) takes as long as the disk likes, so not in the event
+            loop of a process that serves calls.
+
+    Raises:
+        OSError: it cannot be written; the one before is still there.
+    """
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     new.unlink(missing_ok=True)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(descriptor, mode)
         file.write(content)
-        file.flush()
-        os.fsync(descriptor)
+        if survives:
+            file.flush()
+            os.fsync(descriptor)
     new.replace(path)

@@ -13,23 +13,30 @@ good, because the issuer's own libraries or the next hop may read it the other w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from meshproxy.identity.cache_misses import CacheMisses
 from meshproxy.identity.caller import Token
-from meshproxy.identity.claims import ClaimMatch, Wanted, find_text, match_claim
+from meshproxy.identity.callers import ISSUER as CALLERS
+from meshproxy.identity.callers import IdentityWanted, KnownCallers
+from meshproxy.identity.claims import ClaimMatch, ClaimPath, Wanted, find_text, match_claim
 from meshproxy.identity.iam import iam_role, is_sts_issuer
 from meshproxy.identity.jose import decode_base64url, load_object, memory_bytes
 from meshproxy.identity.jwk import KID_CHARACTERS, Key
 from meshproxy.identity.jws import canonical_name
 from meshproxy.identity.key_budget import Ask
 from meshproxy.identity.keys import IssuerKeys
+from meshproxy.identity.load_balancer import decode_padded, read_header
+from meshproxy.identity.presigned import PREFIX
 from meshproxy.refusal import Reason, Refusal
 
 TOKEN_BYTES = 16_384
 """Tokens with hundreds of groups reach 8 KiB."""
 SUBJECT_CHARACTERS = 1_024
+NO_KEY = Key(None, frozenset(), (), None)
+"""Of what no key of an issuer has verified."""
 REMEMBERED = 300.0
 """Seconds for which a verified token is remembered."""
 REMEMBERED_TOKENS = 2_048
@@ -56,9 +63,11 @@ class KeysWanted(Exception):
     keys now. Await `KeyRefresher.refresh` (`sidecar/key_refresher.py`) once and call `verify` again, which then
     decides."""
 
-    def __init__(self, issuer: str) -> None:
+    def __init__(self, issuer: str, identity: IdentityWanted | None = None) -> None:
         super().__init__(issuer)
         self.issuer = issuer
+        self.identity = identity
+        """No key is wanted, but the word of AWS STS on who signed a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +84,14 @@ class Issuer:
     """Seconds that its clock and ours may differ."""
     max_lifetime: float = 86_400.0
     """The longest from `iat` to `exp`, in seconds."""
-    required_claims: tuple[tuple[str, Wanted], ...] = ()
+    required_claims: tuple[tuple[ClaimPath, Wanted], ...] = ()
     """Claims that every token must have, and what they must be."""
-    subject_fallback: str | None = None
+    subject_fallback: ClaimPath | None = None
     """The claim that names the subject of a token without `sub`."""
+    place: str | None = None
+    """Where its tokens are (`credential`); None: in `authorization`."""
+    load_balancers: frozenset[str] = frozenset()
+    """ARNs of those whose word is taken for the issuer's; empty: it makes its tokens itself."""
     is_sts: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,13 +100,45 @@ class Issuer:
         object.__setattr__(self, "is_sts", is_sts_issuer(self.url))
 
 
+def credential(place: str, value: bytes) -> bytes:
+    """What `TokenVerifier.verify` takes for a token that is not in `authorization`: unlike the value of any field, it
+    begins with a line feed.
+
+    Args:
+        place: names header or cookie.
+        value: the token, with or without `Bearer` before it.
+    """
+    return b"\n%b %b" % (place.encode(), value[7:] if value[:7].lower() == b"bearer " else value)
+
+
 class TokenVerifier:
     """Verifies tokens of a fixed set of issuers. Belongs to one snapshot; the issuers' keys live on beyond it."""
 
-    __slots__ = ("_issuers", "_remembered", "_remembered_bytes")
+    __slots__ = (
+        "_balanced",
+        "_balanced_places",
+        "_callers",
+        "_issuers",
+        "_misses",
+        "_remembered",
+        "_remembered_bytes",
+    )
 
-    def __init__(self, issuers: Iterable[Issuer]) -> None:
-        self._issuers = {issuer.url: issuer for issuer in issuers}
+    def __init__(
+        self, issuers: Iterable[Issuer], misses: CacheMisses | None = None, callers: KnownCallers | None = None
+    ) -> None:
+        """
+        Args:
+            issuers: whose tokens are accepted.
+            misses: counts what was not remembered.
+            callers: knows pre-signed requests; None: they are refused.
+        """
+        self._callers = callers
+        issuers = tuple(issuers)
+        self._issuers = {issuer.url: issuer for issuer in issuers if not issuer.load_balancers}
+        self._balanced = {(arn, issuer.url): issuer for issuer in issuers for arn in issuer.load_balancers}
+        self._balanced_places = frozenset(issuer.place for issuer in issuers if issuer.load_balancers)
+        self._misses = misses if misses is not None else CacheMisses()
         self._remembered: dict[bytes, tuple[Token, float, Key]] = {}
         self._remembered_bytes = 0
 
@@ -101,7 +146,7 @@ class TokenVerifier:
         """The token in the value of an `authorization` field. The same bytes give the same object while remembered.
 
         Args:
-            authorization: the whole value. A request with two such fields must be refused before.
+            authorization: the whole value, or a `credential`. A request with two of them must be refused before.
             now: seconds since the epoch.
 
         Raises:
@@ -114,35 +159,41 @@ class TokenVerifier:
             if now < until and not key.is_retired:
                 return token
             self._forget(authorization)
+        self._misses.tokens += 1
         token, key, until = self._verify(authorization, now)
         self._remember(authorization, token, min(until, now + REMEMBERED), key)
         return token
 
     def _verify(self, authorization: bytes, now: float) -> tuple[Token, Key, float]:
         """The token, the key that verified it, and the moment from which it is refused."""
-        if authorization[:7].lower() != b"bearer ":
-            raise _refused("The authorization field holds no bearer token: send 'Bearer', one space, the token.")
-        compact = authorization[7:]
+        place, compact = _split(authorization)
+        if self._callers is not None and place is None and compact.startswith(PREFIX):
+            try:
+                token, expires = self._callers.find(compact, now)
+            except IdentityWanted as wanted:
+                raise KeysWanted(CALLERS, wanted) from None
+            return token, NO_KEY, expires
         if len(compact) > TOKEN_BYTES:
             raise _refused(f"The token is larger than {TOKEN_BYTES} bytes.")
         parts = compact.split(b".")
         if len(parts) != 3 or not all(parts):
             raise _refused("The token is not a signed JWT of three parts.")
-        header = _loaded(_decoded(parts[0], "header"), "header")
+        is_balanced = place in self._balanced_places
+        decode = decode_padded if is_balanced else decode_base64url
+        header = _loaded(_decoded(parts[0], "header", decode), "header")
         algorithm, kid = _read_header(header)
-        payload = _decoded(parts[1], "payload")
+        payload = _decoded(parts[1], "payload", decode)
         claims = _loaded(payload, "payload")
         try:
-            signature = decode_base64url(parts[2])
+            signature = decode(parts[2])
         except ValueError:
             raise _refused("The signature of the token is not base64url.") from None
 
-        iss = claims.get("iss")
-        issuer = self._issuers.get(iss) if isinstance(iss, str) else None
-        if issuer is None:
-            raise _refused("The token issuer (iss) is not one of this mesh.")
-        expires = _check_times(claims, issuer, now)
-        _check_audience(claims, issuer)
+        if is_balanced:
+            issuer, expires = self._check_balancer(header, kid, claims, now)
+        else:
+            issuer, expires = self._check_issuer(claims, now, place)
+        _check_required(claims, issuer)
         subject = _find_subject(claims, issuer)
         if "cnf" in claims:
             # RFC 7800: the token is bound to a key whose proof we do not ask for (DPoP, RFC 9449; mTLS, RFC 8705).
@@ -164,6 +215,41 @@ class TokenVerifier:
         token = Token(issuer.name, subject, MappingProxyType(claims), expires, role, size)
         return token, key, expires + issuer.leeway
 
+    def _check_issuer(self, claims: dict[str, object], now: float, place: str | None) -> tuple[Issuer, float]:
+        """Whose token it is, and until when it is valid."""
+        iss = claims.get("iss")
+        issuer = self._issuers.get(iss) if isinstance(iss, str) else None
+        if issuer is None:
+            raise _refused("The token issuer (iss) is not one of this mesh.")
+        if issuer.place != place:
+            raise _refused(f"Tokens of this issuer are taken from {issuer.place or 'the authorization field'} only.")
+        expires = _check_times(claims, issuer, now)
+        _check_audience(claims, issuer)
+        return issuer, expires
+
+    def _check_balancer(
+        self, header: dict[str, object], kid: str | None, claims: dict[str, object], now: float
+    ) -> tuple[Issuer, float]:
+        """The same of what a load balancer says. The times are in the header, and of their beginning it says nothing;
+        a payload may have its own end."""
+        try:
+            said = read_header(header, kid, claims)
+        except ValueError as error:
+            raise _refused(f"The token {error}.") from None
+        issuer = self._balanced.get((said.balancer, said.issuer))
+        if issuer is None:
+            raise _refused("The load balancer (signer) of the token, or its issuer (iss), is not one of this mesh.")
+        if said.client not in issuer.audiences:
+            raise _refused("The client of the token is not one of this mesh.")
+        expires = _date(header, "exp")
+        if "exp" in claims:
+            expires = min(expires, _date(claims, "exp"))
+        if now >= expires + issuer.leeway:
+            raise _refused("The token has expired: get a new one.")
+        if expires - now > issuer.max_lifetime + issuer.leeway:
+            raise _refused(f"The token is valid for more than {issuer.max_lifetime:.0f} seconds.")
+        return issuer, expires
+
     def _remember(self, authorization: bytes, token: Token, until: float, key: Key) -> None:
         self._remembered[authorization] = (token, until, key)
         self._remembered_bytes += token.size
@@ -175,6 +261,16 @@ class TokenVerifier:
         self._remembered_bytes -= token.size
 
 
+def _split(authorization: bytes) -> tuple[str | None, bytes]:
+    """The place that the token was in, None for `authorization`, and the token."""
+    if authorization[:1] == b"\n":
+        place, _, compact = authorization[1:].rpartition(b" ")
+        return place.decode("latin-1"), compact
+    if authorization[:7].lower() != b"bearer ":
+        raise _refused("The authorization field holds no bearer token: send 'Bearer', one space, the token.")
+    return None, authorization[7:]
+
+
 def _refused(why: str) -> Refusal:
     """`why` contains nothing of the token, so it needs no quoting in the challenge."""
     return Refusal(
@@ -182,9 +278,9 @@ def _refused(why: str) -> Refusal:
     )
 
 
-def _decoded(part: bytes, name: str) -> bytes:
+def _decoded(part: bytes, name: str, decode: Callable[[bytes], bytes]) -> bytes:
     try:
-        return decode_base64url(part)
+        return decode(part)
     except ValueError as error:
         raise _unreadable(name, error) from None
 
@@ -239,7 +335,7 @@ def _date(claims: dict[str, object], name: str) -> float:
 
 
 def _check_audience(claims: dict[str, object], issuer: Issuer) -> None:
-    """That the token is for us: aud, one text or a list of them (RFC 7519 section 4.1.3), and the claims required."""
+    """That the token is for us: aud, one text or a list of them (RFC 7519 section 4.1.3)."""
     if issuer.audiences:
         aud = claims.get("aud")
         audiences = [aud] if isinstance(aud, str) else aud
@@ -250,6 +346,9 @@ def _check_audience(claims: dict[str, object], issuer: Issuer) -> None:
     elif "aud" in claims:
         # The same section: a recipient that the claim does not name must refuse the token.
         raise _refused("The token is for an audience (aud), and tokens of its issuer are taken without one only.")
+
+
+def _check_required(claims: dict[str, object], issuer: Issuer) -> None:
     for name, wanted in issuer.required_claims:
         if match_claim(claims, name, wanted) is not ClaimMatch.YES:
             raise _refused("The token lacks a claim that is required of its issuer's tokens.")

@@ -26,6 +26,7 @@ from meshproxy.identity.certificates import (
     self_test,
     server_context,
 )
+from meshproxy.identity.mesh_context import MeshContext
 from meshproxy.identity.peer import PeerRefused, read_peer
 from tests.identity.handshakes import handshake
 
@@ -85,6 +86,21 @@ def test_an_identity_speaks_tls_1_3_with_itself() -> None:
 def test_protocols_are_given() -> None:
     identity = own_identity(credentials(), DOMAIN, time(), client_protocols=["http/1.1"])
     assert handshake(identity.server, identity.client)[0].selected_alpn_protocol() == "http/1.1"
+
+
+def test_a_context_for_http_1_differs_in_that_alone(tmp_path: Path) -> None:
+    identity = own()
+    end, ours = handshake(identity.server, identity.client_h1)
+    assert end.selected_alpn_protocol() == "http/1.1"
+    der = ours.getpeercert(binary_form=True)
+    assert der is not None
+    assert read_peer(der, DOMAIN, time()) == identity.workload
+    assert isinstance(identity.client_h1, MeshContext)
+    assert isinstance(identity.client, MeshContext)
+    assert identity.client_h1.trust is identity.client.trust
+    assert identity.client_h1.not_after == identity.client.not_after == identity.workload.not_after
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(own(OTHER.issue(ID), OTHER.bundle_pem).server, identity.client_h1)
 
 
 def test_tls_1_2_only_when_asked_for(tmp_path: Path) -> None:

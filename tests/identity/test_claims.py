@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshproxy.config.fields import ClaimPattern, TextMatch
-from meshproxy.identity.claims import ClaimMatch, Wanted, find_text, match_claim
+from meshproxy.identity.claims import ClaimMatch, ClaimPath, Wanted, find_text, is_one_text, match_claim, texts_of_claim
 
 YES, NO, UNCLEAR = ClaimMatch.YES, ClaimMatch.NO, ClaimMatch.UNCLEAR
 
@@ -264,3 +264,78 @@ def test_the_order_of_members_changes_nothing(claims: dict[str, Any], path: str,
     assert isinstance(other, dict)
     assert json.dumps(other, sort_keys=True) == json.dumps(claims, sort_keys=True)
     assert match_claim(other, path, wanted) is match_claim(claims, path, wanted)
+
+
+@pytest.mark.parametrize(
+    ("claims", "path", "wanted", "match"),
+    [
+        ({"resource_access": {"my.app": {"roles": ["x"]}}}, ("resource_access", "my.app", "roles"), "x", YES),
+        ({"https://corp/g": "x"}, ("https://corp/g",), "x", YES),
+        ({"a.b": "x"}, ("a", "b"), "x", NO),
+        ({"a": {"b": "y"}, "a.b": "x"}, ("a", "b"), "x", NO),  # with dots it would be unclear
+        ({"a": "x"}, ("a", "b"), "x", UNCLEAR),
+        ({"a": ["x"]}, ("a", "b"), "x", UNCLEAR),
+        ({"a": None}, ("a", "b"), "x", NO),
+        ({"a": {"b": None}}, ("a", "b"), "x", NO),
+        ({"a": {"b": None}}, ("a", "b"), ClaimPattern(present=False), YES),
+        ({"scope": "a b"}, ("scope",), "b", YES),
+        ({"x": {"scope": "a b"}}, ("x", "scope"), "b", NO),
+        ({"x": {"scope": "a b"}}, ("x", "scope"), ClaimPattern(exact="b", words=True), YES),
+        ({"permissions": "read write"}, "permissions", ClaimPattern(all_of=("write", "read"), words=True), YES),
+        ({"permissions": "read"}, "permissions", ClaimPattern(all_of=("write", "read"), words=True), NO),
+        ({"permissions": "read,write"}, "permissions", ClaimPattern(exact="write", words=True), UNCLEAR),
+        ({"permissions": ["read", "write"]}, "permissions", ClaimPattern(any_of=("write",), words=True), YES),
+        ({"permissions": "models:read"}, "permissions", ClaimPattern(prefix="models:", words=True), YES),
+        ({"permissions": 5}, "permissions", ClaimPattern(exact="5", words=True), UNCLEAR),
+        ({}, "permissions", ClaimPattern(exact="5", words=True), NO),
+    ],
+)
+def test_a_list_of_names_and_words(
+    claims: dict[str, object], path: ClaimPath, wanted: Wanted, match: ClaimMatch
+) -> None:
+    assert match_claim(claims, path, wanted) is match
+
+
+OVERAGE: dict[str, object] = {"_claim_names": {"groups": "src1"}, "_claim_sources": {"src1": {"endpoint": "https://x"}}}
+"""Of a token of Microsoft Entra ID whose user is in 200 groups and more."""
+
+
+@pytest.mark.parametrize(
+    ("claims", "path", "wanted", "match"),
+    [
+        (OVERAGE, "groups", "a", UNCLEAR),
+        (OVERAGE, ("groups",), "a", UNCLEAR),
+        (OVERAGE, "groups.x", "a", UNCLEAR),
+        (OVERAGE, "groups", ClaimPattern(present=True), UNCLEAR),
+        (OVERAGE, "groups", ClaimPattern(present=False), UNCLEAR),
+        (OVERAGE, "groups", ClaimPattern(exact="a", words=True), UNCLEAR),
+        (OVERAGE, "roles", "a", NO),
+        (OVERAGE, "groupsx", "a", NO),
+        ({**OVERAGE, "groups": ["a"]}, "groups", "a", YES),
+        ({"_claim_names": "groups"}, "groups", "a", NO),
+    ],
+)
+def test_a_claim_that_another_server_has(
+    claims: dict[str, object], path: ClaimPath, wanted: Wanted, match: ClaimMatch
+) -> None:
+    """A deny for a group must not be escaped by being in very many."""
+    assert match_claim(claims, path, wanted) is match
+
+
+@given(CLAIMS, PATHS, st.sampled_from(["x", "y", "1", "x y"]))
+def test_a_text_that_the_claim_is_not_among_its_texts(claims: dict[str, Any], path: str, wanted: str) -> None:
+    assert is_one_text(path, wanted)
+    texts = texts_of_claim(claims, path)
+    if texts is not None:
+        assert (match_claim(claims, path, wanted) is NO) is (wanted not in texts)
+
+
+def test_texts_of_a_claim() -> None:
+    assert texts_of_claim({"g": ["a", None, "b"]}, "g") == {"a", "b"}
+    assert texts_of_claim({"a.b": "x", "a": {"b": "y"}}, "a.b") == {"x", "y"}
+    assert texts_of_claim({"g": None}, "h") == set()
+    for claims in ({"g": ["a", 1]}, {"g": {"h": "a"}}, {"_claim_names": {"g": "src1"}}):
+        assert texts_of_claim(claims, "g") is None
+    assert not is_one_text("scope", "x")
+    assert not is_one_text(("scp",), "x")
+    assert not is_one_text("g", 1)

@@ -30,3 +30,15 @@ def test_a_file_that_was_left_behind_is_no_obstacle(tmp_path: Path) -> None:
 def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         replace_file(tmp_path / "no/key.pem", b"", 0o600)
+
+
+@pytest.mark.parametrize("survives", [True, False])
+def test_the_disk_is_waited_for_only_if_the_file_is_to_survive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survives: bool
+) -> None:
+    synced: list[bytes] = []
+    new = tmp_path / f".a.{os.getpid()}.new"
+    monkeypatch.setattr(os, "fsync", lambda _: synced.append(new.read_bytes()))
+    replace_file(tmp_path / "a", b"content", 0o600, survives=survives)
+    assert synced == ([b"content"] if survives else [])
+    assert (tmp_path / "a").read_bytes() == b"content"

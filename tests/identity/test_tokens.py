@@ -641,6 +641,15 @@ def test_a_token_without_subject(changed: dict[str, Any], subject: str | None) -
         assert "subject" in refusal(CORP.token(**changed), verifier).message
 
 
+def test_claims_whose_names_are_given_one_by_one() -> None:
+    name = "https://corp.example/app"
+    verifier = verifier_of(required_claims=(((name,), "mesh"), (("a", "b.c"), 5)), subject_fallback=(name,))
+    good: dict[str, Any] = {"sub": None, name: "mesh", "a": {"b.c": 5}}
+    assert verifier.verify(bearer(CORP.token(**good)), NOW).subject == "mesh"
+    for changed in ({name: "other"}, {name: None}, {"a": {"b": {"c": 5}}}, {"a": {"b.c": "5"}}):
+        assert "lacks a claim" in refusal(CORP.token(**{**good, **changed}), verifier).message
+
+
 def test_a_null_subject_is_not_replaced() -> None:
     text = json.dumps({**claims(), "sub": None, "client_id": "app"}).encode()
     assert "subject" in refusal(CORP.sign({}, text), verifier_of(subject_fallback="client_id")).message
