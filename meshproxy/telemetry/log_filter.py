@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from meshproxy.config.globs import compile_glob
+from meshproxy.config.globs import AnyOf
 from meshproxy.telemetry.call_facts import any_model
 from meshproxy.telemetry.sampling import Sampler, is_kept
 
@@ -13,11 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from meshproxy.config.telemetry import AccessLogLines
-    from meshproxy.inference.call import ModelRef
     from meshproxy.proxy.exchange import Exchange
-
-MEMO_ENTRIES = 1_024
-"""Names of models, which callers choose."""
 
 
 class LogFilter:
@@ -32,25 +28,15 @@ class LogFilter:
         self._ratio = settings.ratio
         self._sampler = Sampler(settings.ratio)
         self._keep = settings.keep
-        self._globs = tuple([compile_glob(glob) for glob in settings.models])
-        self._names: dict[str, bool] = {}
-        """Whether they match one of the globs."""
+        self._models = AnyOf(settings.models) if settings.models else None
+        """Whose requests have a line; None: those of all."""
         self._draw = draw
 
     def __call__(self, exchange: Exchange) -> bool:
         """Whether it has a line."""
-        if self._globs and not any_model(exchange, self._matches):
+        models = self._models
+        if models is not None and not any_model(exchange, lambda model: models[model.name]):
             return False
         trace = exchange.trace
         is_sampled = self._draw() < self._ratio if trace is None else self._sampler.decide(trace.trace_id, None)
         return is_sampled or is_kept(exchange, self._keep)
-
-    def _matches(self, model: ModelRef) -> bool:
-        name = model.name
-        known = self._names.get(name)
-        if known is None:
-            known = any(matches(name) for matches in self._globs)
-            if len(self._names) >= MEMO_ENTRIES:
-                self._names.clear()
-            self._names[name] = known
-        return known

@@ -8,10 +8,12 @@ tells, mostly by identity.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+from meshproxy.codec.headers import REQUEST_ID_OCTETS
 from meshproxy.proxy.exchange import NO_FLAGS
-from meshproxy.proxy.time_split import split_time
+from meshproxy.proxy.time_split import split_answered, split_time_so_far
 from meshproxy.refusal import grpc_status_name
 from meshproxy.telemetry.log_encoding import QuotedBytes, quote_bytes
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from meshproxy.inference.call import Call
     from meshproxy.proxy.exchange import Exchange
-    from meshproxy.proxy.time_split import TimeSplit
+    from meshproxy.proxy.time_split import Parts
     from meshproxy.refusal import Refusal
     from meshproxy.telemetry.log_encoding import UtcClock
     from meshproxy.transport.connection_info import ConnectionInfo
@@ -78,9 +80,9 @@ class Lines:
     def __init__(self, clock: UtcClock) -> None:
         self._clock = clock
         self._hosts = QuotedBytes(self.nothing)
-        self._known: dict[tuple[ConnectionInfo, int], tuple[object, tuple[object, ...], list[bytes]]] = {}
+        self._known: dict[tuple[ConnectionInfo, int], tuple[object, tuple[object, ...], bytes]] = {}
         """By connection and the id of the call: the call, so that no other one gets its id; what the texts were made
-        of; and the line, with every other item to be replaced by a value."""
+        of; and the line, with a place for each value (`_lay_out`)."""
 
     def around(self, exchange: Exchange, agent: bytes | None) -> tuple[str, ...]:
         """The texts before, between and after `VALUES`, in ASCII. The ids of the trace are written bare; if there is no
@@ -95,13 +97,13 @@ class Lines:
     def __call__(self, exchange: Exchange) -> bytes:
         """The line of one exchange, with its line feed."""
         head = exchange.head
-        agent = request_id = forwarded_for = None
-        for name, value in head.headers:
+        agent = forwarded_for = id_at = None
+        for at, (name, value) in enumerate(head.headers):
             if name in LOGGED_HEADERS:
                 if name == b"user-agent":
                     agent = value
                 elif name == b"x-request-id":
-                    request_id = value
+                    id_at = at
                 else:
                     forwarded_for = value
         asked = exchange.asked
@@ -131,37 +133,46 @@ class Lines:
             line = known[2]
         else:
             line = self._lay_out(exchange, agent)
-            size = sum(map(len, (*line, head.target, head.authority, agent or b"")))
-            if size <= MEMO_CHARACTERS:
+            if len(line) + len(head.target) + len(head.authority) + len(agent or b"") <= MEMO_CHARACTERS:
                 if len(self._known) >= MEMO_ENTRIES:
                     self._known.clear()
                 self._known[key] = asked, made_of, line
-        return self._fill(line, exchange, request_id, forwarded_for)
+        return self._fill(line, self._quote(forwarded_for), id_at, False, exchange)
 
     def repeat(self, exchange: Exchange) -> Callable[[Exchange], bytes]:
-        """What makes the lines of exchanges that repeat this one (`Observer.repeat`)."""
-        fields = dict(exchange.head.headers)
+        """What makes the lines of exchanges that repeat this one (`Observer.repeat`): their fields stand where those of
+        this one do, and if its request id needs no escapes, theirs do not either."""
+        headers = exchange.head.headers
+        fields = dict(headers)
         line = self._lay_out(exchange, fields.get(b"user-agent"))
-        forwarded_for = fields.get(b"x-forwarded-for")
+        request_id = fields.get(b"x-request-id")
+        id_at = None if request_id is None else headers.index((b"x-request-id", request_id))
+        is_plain = request_id is not None and not request_id.translate(None, REQUEST_ID_OCTETS)
+        return partial(self._fill, line, self._quote(fields.get(b"x-forwarded-for")), id_at, is_plain)
 
-        def format_line(exchange: Exchange) -> bytes:
-            request_id = None
-            for name, value in exchange.head.headers:
-                if name == b"x-request-id":
-                    request_id = value
-            return self._fill(line, exchange, request_id, forwarded_for)
-
-        return format_line
+    def _quote(self, value: bytes | None) -> bytes:
+        return self.nothing if value is None else quote_bytes(value)
 
     def _fill(
-        self, line: list[bytes], exchange: Exchange, request_id: bytes | None, forwarded_for: bytes | None
+        self, line: bytes, forwarded_for: bytes, id_at: int | None, id_is_plain: bool, exchange: Exchange
     ) -> bytes:
-        """Put the values between the texts."""
+        """Put the values between the texts.
+
+        Args:
+            line: see `_lay_out`.
+            forwarded_for: quoted.
+            id_at: where the request id is among the fields of the head; None: there is none.
+            id_is_plain: it has none but `REQUEST_ID_OCTETS`.
+        """
         trace = exchange.trace
-        started, clock, nothing = exchange.started, self._clock, self.nothing
+        started, clock = exchange.started, self._clock
         wall = started + clock.offset
         second = wall // 1
-        parts = split_time(exchange)
+        request_id = self.nothing
+        if id_at is not None:
+            value = exchange.head.headers[id_at][1]
+            request_id = b'"%b"' % value if id_is_plain else quote_bytes(value)
+        parts = split_answered(exchange) or split_time_so_far(exchange, exchange.finished)
         read, decide, queue, retry, connect, upstream, body, write = parts
         try:
             if queue or retry or connect is None or upstream is None or body is None or write is None:
@@ -172,14 +183,15 @@ class Lines:
             rest, written = SHORT[int(body * 1e6)], SHORT[int(write * 1e6)]
         except IndexError:  # longer ones, or none
             was_read, decided, queued, retried, connected, served, rest, written = self._format_parts(parts)
-        line[1::2] = (
-            b"%b.%06dZ" % (clock.prefix if second == clock.second else clock.tick(second), (wall - second) * 1e6),
-            b"%d" % exchange.bytes_received,
-            b"%d" % exchange.bytes_sent,
-            self.duration % ((exchange.finished - started) * self.unit),
+        return line % (
+            clock.prefix if second == clock.second else clock.tick(second),
+            (wall - second) * 1e6,
+            exchange.bytes_received,
+            exchange.bytes_sent,
+            (exchange.finished - started) * self.unit,
             served,
-            nothing if forwarded_for is None else quote_bytes(forwarded_for),
-            nothing if request_id is None else quote_bytes(request_id),
+            forwarded_for,
+            request_id,
             self._hosts[exchange.upstream],
             was_read,
             decided,
@@ -191,17 +203,17 @@ class Lines:
             b"" if trace is None else trace.trace_id,
             b"" if trace is None else trace.span_id,
         )
-        return b"".join(line)
 
-    def _format_parts(self, parts: TimeSplit) -> tuple[bytes, ...]:
+    def _format_parts(self, parts: Parts) -> tuple[bytes, ...]:
         """In milliseconds."""
         return tuple([self.null if part is None else b"%.3f" % (part * 1e3) for part in parts])
 
-    def _lay_out(self, exchange: Exchange, agent: bytes | None) -> list[bytes]:
-        """The texts, and places for the values between them."""
-        line = [b""] * (2 * len(VALUES) + 1)
-        line[::2] = [text.encode("ascii") for text in self.around(exchange, agent)]
-        return line
+    def _lay_out(self, exchange: Exchange, agent: bytes | None) -> bytes:
+        """The line as a format: the texts, and between them where the values go, `start_time` as seconds and
+        microseconds. To fill it takes 2.0 us, to join 35 pieces 2.6."""
+        places = [b"%b.%06dZ", b"%d", b"%d", self.duration, *[b"%b"] * (len(VALUES) - 4), b""]
+        texts = [text.encode("ascii").replace(b"%", b"%%") for text in self.around(exchange, agent)]
+        return b"".join([text + place for text, place in zip(texts, places, strict=True)])
 
 
 def _read_refusal(refusal: Refusal | None) -> tuple[object, ...]:

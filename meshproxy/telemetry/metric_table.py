@@ -91,7 +91,7 @@ LIMITS_EXCEEDED = counter(
 
 EXPRESS_REQUESTS = counter(
     "meshproxy_express_requests_total",
-    "REST requests of connections that have an express lane: carried from end to end; missed, so that they took the "
+    "Requests of connections that have an express lane: carried from end to end; missed, so that they took the "
     "ordinary way; or unfolded into it, after they had been sent. The reason says why.",
     "direction", "result", "reason",
 )  # fmt: skip
@@ -101,6 +101,17 @@ EXPRESS_REQUESTS = counter(
 JWKS_REFRESH = counter("meshproxy_jwks_refresh_total", "Attempts to fetch a token issuer's keys.", "issuer", "result")
 JWKS_AGE = gauge(
     "meshproxy_jwks_age_seconds", "Time since a token issuer's keys were last fetched.", "issuer", unit="seconds"
+)
+CALLER_IDENTITY = counter(
+    "meshproxy_caller_identity_total",
+    "Pre-signed requests that were sent to AWS STS: `known` and `refused` are its word, `failed` is none.",
+    "result",
+)
+CACHE_MISSES = counter(
+    "meshproxy_cache_misses_total",
+    "Tokens that were verified and decisions that were made since they were not remembered. All other requests found "
+    "theirs. Both rise after a reload, and not when a certificate rotates.",
+    "cache",
 )
 TLS_HANDSHAKES = counter(
     "meshproxy_tls_handshakes_total", "Completed and failed TLS handshakes of clients.", "direction", "result", "reason"
@@ -169,6 +180,31 @@ CONTROL_CONNECTED = gauge(
     "1 while a stream from the control plane is open, 0 while there is none. Absent in a sidecar without one.",
 )
 
+CONTROL_REPORTS = counter(
+    "meshproxy_control_plane_reports_total",
+    "Reports of calls to the control plane: sent, and of them acknowledged. Absent in a sidecar without one.",
+    "result",
+)
+
+# --- Rollouts
+
+ROLLOUT_WEIGHT = gauge(
+    "meshproxy_rollout_weight",
+    "Percentage of the calls under a rollout that go to its candidate here.",
+    "rollout",
+)
+ROLLOUT_KILLS = counter(
+    "meshproxy_rollout_kills_total",
+    "Candidates that this sidecar took out by itself: all calls went to the stable version at once.",
+)
+
+ANSWERS_READ = counter(
+    "meshproxy_answers_read_total",
+    "Calls whose answers were chosen to be read (`telemetry.answers`): read; unreadable, too-long; failed, so that "
+    "there is none; unnamed (model or version has no name of its own, or there are too many).",
+    "result",
+)
+
 # --- Telemetry
 
 ACCESS_LOG_DROPPED = counter(
@@ -178,10 +214,15 @@ ACCESS_LOG_FILTERED = counter(
     "meshproxy_access_log_filtered_total",
     "Requests without a line in the access log, as telemetry.accessLog asks for none.",
 )
-AUDIT_EVENTS = counter("meshproxy_audit_events_total", "Audit log records, by type: denied, audited.", "type")
-AUDIT_DROPPED = counter(
-    "meshproxy_audit_dropped_total", "Audit log records dropped because the output did not accept them."
+AUDIT_EVENTS = counter(
+    "meshproxy_audit_events_total",
+    "Calls with a line in the audit trail, by type: denied, audited, admin, allowed.",
+    "type",
 )
+AUDIT_DROPPED = counter(
+    "meshproxy_audit_dropped_total", "Events without a line in the audit trail because the output did not accept them."
+)
+AUDIT_FAILING = gauge("meshproxy_audit_failing", "1 while no line of the audit trail can be written.")
 TELEMETRY_FAILURES = counter(
     "meshproxy_telemetry_failures_total",
     "Requests that a telemetry sink failed to record because of a bug; please report it.",
@@ -380,10 +421,66 @@ DOCUMENTS_IN_SYNC = gauge(
     "meshproxy_control_documents_in_sync",
     "1 if sidecars are given the documents as they are in the files or the cluster, 0 if some were rejected.",
 )
+DOCUMENTS_REFUSED = counter(
+    "meshproxy_control_documents_refused_total",
+    "Streams of sidecars that asked for documents that their identity may not have.",
+)
+MESH_REPORTS = counter(
+    "meshproxy_control_mesh_reports_total",
+    "Reports of calls from sidecars: taken; of these late, or of processes that are too many to be watched "
+    "(unwatched); and those that were not counted: repeated, lost on the way, malformed.",
+    "result",
+)
+MESH_REPORTERS = gauge(
+    "meshproxy_control_mesh_reporters",
+    "Processes of sidecars that report calls, by how lately they have: fresh, late, silent; stopped: they said so.",
+    "state",
+)
+MESH_DROPPED = counter(
+    "meshproxy_control_mesh_calls_dropped_total",
+    "Reported calls that are not shown where they belong: folded (under `_other`, as there are too many callers and "
+    "models), forgotten (let go of before their hour was over, for want of room), too-old (reported too late), "
+    "no-server (inbound calls that were reported by a workload that is no model server).",
+    "reason",
+)
+TAPS = gauge("meshproxy_control_taps", "Taps of the mesh that are open.")
+TAP_LINES = counter(
+    "meshproxy_control_tap_lines_total",
+    "Calls that sidecars have sent for taps of the mesh: shown, over-rate, unread (left out: more than the tap's rate, "
+    "or than its reader took), not-ordered (by a sidecar that nobody has asked, or not any more).",
+    "result",
+)
+DRIFT_ALARM = gauge(
+    "meshproxy_control_drift_alarm",
+    "1 while a version of a model is not as it was before, 0 while it is; missing while that is being learned. By "
+    "`signal`: errors (share of calls that fail), upstream (what model server and network take), proxy (what the "
+    "sidecar takes); and where answers are read: nan (share of those with NaN or an infinity), classes, scores.",
+    "direction", "model", "version", "signal",
+)  # fmt: skip
+DRIFT_LEVEL = gauge(
+    "meshproxy_control_drift_level",
+    "What the last reading says: a share of `errors` or `nan`; seconds (geometric mean); of `classes` and `scores` how "
+    "far they are from what was before, as population stability index (PSI).",
+    "direction", "model", "version", "signal",
+)  # fmt: skip
+DRIFT_EXPECTED = gauge(
+    "meshproxy_control_drift_expected",
+    "What that was compared with: the last hours, or the same time of yesterday if that is nearer; 0 for a PSI.",
+    "direction", "model", "version", "signal",
+)  # fmt: skip
+DRIFT_UNWATCHED = counter(
+    "meshproxy_control_drift_unwatched_calls_total",
+    "Calls that are not watched for drift, as there are too many versions of models.",
+)
 INJECTIONS = counter(
     "meshproxy_control_injections_total",
     "Reviews of new pods, by what became of them: injected, skipped, refused, unreadable.",
     "outcome",
+)
+LOGINS = counter(
+    "meshproxy_control_logins_total",
+    "Logins to the page of the mesh, by result: ok, failed, no-role.",
+    "result",
 )
 CLUSTER_CONTACT = gauge(
     "meshproxy_control_cluster_contact_timestamp_seconds",
@@ -401,6 +498,35 @@ SERVICE_ENDPOINTS = gauge(
     "meshproxy_control_service_endpoints",
     "Endpoints that take calls, of each Service that documents name and that has been read from the cluster.",
     "service",
+)  # fmt: skip
+ROLLOUT_REPORTS_DROPPED = counter(
+    "meshproxy_control_rollout_reports_dropped_total",
+    "Reports of rollouts that were not added up. `scope`: not among the documents of that sidecar; `revision`: of other"
+    " arms or another attempt than those that are judged; `counts`: they cannot be true.",
+    "reason",
+)
+CONTROL_ROLLOUT_WEIGHT = gauge(
+    "meshproxy_control_rollout_weight", "The percentage of the calls that the candidate of a rollout has.", "rollout"
+)
+CONTROL_ROLLOUT_PHASE = gauge(
+    "meshproxy_control_rollout_phase",
+    "1 for the phase that a rollout is in, 0 for the others: waiting, progressing, promoted, rolled-back.",
+    "rollout", "phase",
+)  # fmt: skip
+CONTROL_ROLLOUT_STALLED = gauge(
+    "meshproxy_control_rollout_stalled",
+    "1 while a step of a rollout has been held for longer than `progressDeadline`, mostly for want of calls.",
+    "rollout",
+)
+CONTROL_ROLLOUT_WINDOWS = counter(
+    "meshproxy_control_rollout_windows_total",
+    "Windows that were judged here, by outcome: pass, fail, insufficient.",
+    "rollout", "outcome",
+)  # fmt: skip
+CONTROL_ROLLOUT_NOTICES = counter(
+    "meshproxy_control_rollout_notices_total",
+    "What became of rollouts here, by reason: Started, Advanced, Stalled, Paused, Promoted, RolledBack, ...",
+    "rollout", "reason",
 )  # fmt: skip
 ENDPOINT_UPDATES = counter(
     "meshproxy_control_endpoint_updates_total", "Endpoints of one Service that were sent to one sidecar."
@@ -420,14 +546,15 @@ TABLES: dict[str, tuple[Metric, ...]] = {
     ),
     "Scaling": (SCALING_CONCURRENCY, SCALING_QUEUE, SCALING_RATE, SCALING_SATURATION),
     "Identity and connections": (
-        JWKS_REFRESH, JWKS_AGE, TLS_HANDSHAKES, CERTIFICATE_START, CERTIFICATE_EXPIRY, IDENTITY_ROTATIONS,
-        IDENTITY_IN_SYNC, IDENTITY_ISSUANCES, CLOCK_OFFSET, OPEN_CONNECTIONS, CONNECTIONS, CONNECTIONS_DRAINED,
-        HTTP2_STREAM_ERRORS,
+        JWKS_REFRESH, JWKS_AGE, CALLER_IDENTITY, CACHE_MISSES, TLS_HANDSHAKES, CERTIFICATE_START, CERTIFICATE_EXPIRY,
+        IDENTITY_ROTATIONS, IDENTITY_IN_SYNC, IDENTITY_ISSUANCES, CLOCK_OFFSET, OPEN_CONNECTIONS, CONNECTIONS,
+        CONNECTIONS_DRAINED, HTTP2_STREAM_ERRORS,
     ),
-    "Configuration": (CONFIG_RELOADS, CONFIG_IN_SYNC, CONFIG_LOADED, CONTROL_CONNECTED),
+    "Configuration": (CONFIG_RELOADS, CONFIG_IN_SYNC, CONFIG_LOADED, CONTROL_CONNECTED, CONTROL_REPORTS),
+    "Rollouts and drift": (ROLLOUT_WEIGHT, ROLLOUT_KILLS, ANSWERS_READ),
     "Telemetry": (
-        ACCESS_LOG_FILTERED, ACCESS_LOG_DROPPED, AUDIT_EVENTS, AUDIT_DROPPED, TELEMETRY_FAILURES, SPANS_EXPORTED,
-        SPANS_DROPPED, LIVE_READERS, TAP_DROPPED, METRIC_LINES, SERIES_CAPPED, BUILD_INFO,
+        ACCESS_LOG_FILTERED, ACCESS_LOG_DROPPED, AUDIT_EVENTS, AUDIT_DROPPED, AUDIT_FAILING, TELEMETRY_FAILURES,
+        SPANS_EXPORTED, SPANS_DROPPED, LIVE_READERS, TAP_DROPPED, METRIC_LINES, SERIES_CAPPED, BUILD_INFO,
     ),
     "Model server": (
         HOP_LAG, HOP_LAG_EXPECTED, HOP_LAG_ALARM, CALL_TIME_RATIO, UNMATCHED_CALLS, SERVER_PAGES,
@@ -440,9 +567,13 @@ TABLES: dict[str, tuple[Metric, ...]] = {
     "Control plane": (
         LEADER, STATUS_WRITES,
         ISSUANCES, AUTHORITY_EXPIRY, STORE_FAILURES, RECORDS_USED, ISSUES_UNTIL,
-        SIDECARS, DOCUMENTS_IN_SYNC, CLUSTER_CONTACT, WATCH_RESTARTS,
-        SERVICE_ENDPOINTS, ENDPOINT_UPDATES,
-        INJECTIONS,
+        SIDECARS, DOCUMENTS_IN_SYNC, DOCUMENTS_REFUSED, CLUSTER_CONTACT, WATCH_RESTARTS,
+        SERVICE_ENDPOINTS, ENDPOINT_UPDATES, ROLLOUT_REPORTS_DROPPED,
+        MESH_REPORTS, MESH_REPORTERS, MESH_DROPPED, TAPS, TAP_LINES, DRIFT_ALARM, DRIFT_LEVEL, DRIFT_EXPECTED,
+        DRIFT_UNWATCHED,
+        CONTROL_ROLLOUT_WEIGHT, CONTROL_ROLLOUT_PHASE, CONTROL_ROLLOUT_STALLED, CONTROL_ROLLOUT_WINDOWS,
+        CONTROL_ROLLOUT_NOTICES,
+        INJECTIONS, LOGINS,
     ),
 }  # fmt: skip
 

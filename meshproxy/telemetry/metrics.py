@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 OTHER = "_other"
@@ -74,7 +75,7 @@ class Exemplar(NamedTuple):
 class HistogramSeries:
     """The number of values in each bucket, and their sum."""
 
-    __slots__ = ("bounds", "counts", "exemplars", "labels", "sum", "text")
+    __slots__ = ("above", "bounds", "counts", "exemplars", "labels", "place", "sum", "text", "up_to")
 
     def __init__(self, labels: tuple[str, ...], bounds: tuple[float, ...]) -> None:
         self.labels = labels
@@ -82,13 +83,23 @@ class HistogramSeries:
         self.counts = [0] * (len(bounds) + 1)
         """Not cumulative; the last one counts values above every bound."""
         self.sum: float = 0
+        # The bucket of the last value: the next one mostly belongs there, too.
+        self.place = 0
+        """Among `counts`."""
+        self.above, self.up_to = inf, -inf
+        """Its bounds. None yet: no value lies between these."""
         self.exemplars: dict[int, Exemplar] | None = None
         """The newest of each bucket that has one, by its place in `counts`."""
         self.text = ""
 
     def observe(self, value: float) -> None:
         """Count one value. A bound belongs to the bucket below it (`le`)."""
-        self.counts[bisect_left(self.bounds, value)] += 1
+        if not self.above < value <= self.up_to:
+            bounds = self.bounds
+            self.place = place = bisect_left(bounds, value)
+            self.above = bounds[place - 1] if place else -inf
+            self.up_to = bounds[place] if place < len(bounds) else inf
+        self.counts[self.place] += 1
         self.sum += value
 
     def exemplify(self, exemplar: Exemplar) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from meshproxy import __version__
 from meshproxy.config.telemetry import Keep, read_collector
 from meshproxy.telemetry.b3 import B3Format
 from meshproxy.telemetry.sampling import Sampler
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from meshproxy.config.telemetry import Traces
 
 PATH = "/v1/traces"
+LOGS_PATH = "/v1/logs"
 RATIO = 1.0
 """Where only the environment names a collector: the default of `OTEL_TRACES_SAMPLER` is `parentbased_always_on`."""
 
@@ -96,9 +98,7 @@ def read_settings(
         reader.problems.append(
             f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}: http/protobuf is used, so name the collector's port for that"
         )
-    compression = reader.either("COMPRESSION") or "none"
-    if compression not in ("none", "gzip"):
-        reader.problems.append(f"OTEL_EXPORTER_OTLP_COMPRESSION is {compression!r}: set none or gzip")
+    is_compressed = reader.compression()
     queue = reader.count("OTEL_BSP_MAX_QUEUE_SIZE", 2_048)
     settings = ExportSettings(
         url,
@@ -107,7 +107,7 @@ def read_settings(
         reader.headers(),
         reader.either("CERTIFICATE") or None,
         reader.milliseconds(("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"), 10.0),
-        compression == "gzip",
+        is_compressed,
         reader.resource(defaults),
         queue,
         min(queue, reader.count("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)),
@@ -117,17 +117,84 @@ def read_settings(
     return settings, reader.problems
 
 
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """How the audit trail is exported."""
+
+    url: str
+    """Of the collector, with its path."""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    certificate: str | None = None
+    """A file of authorities (PEM) to trust instead of the system's."""
+    timeout: float = 10.0
+    """Seconds of one try."""
+    is_compressed: bool = False
+    resource: tuple[tuple[str, str], ...] = ()
+
+
+def read_log_settings(
+    endpoint: str, environ: Mapping[str, str], defaults: Mapping[str, str]
+) -> tuple[LogSettings, list[str]]:
+    """Read how the audit trail is exported. Where it goes and whether it goes there at all says the document alone: a
+    variable does not lead evidence elsewhere.
+
+    Args:
+        endpoint: the base URL of the collector.
+        environ: the variables of the process. Empty ones count as not set.
+        defaults: attributes of the resource, as for `read_settings`.
+
+    Returns:
+        The settings; and what cannot be used, each with what to do.
+    """
+    reader = _Reader({name: value.strip() for name, value in environ.items() if value.strip()}, "LOGS")
+    settings = LogSettings(
+        endpoint + LOGS_PATH,
+        reader.headers(),
+        reader.either("CERTIFICATE") or None,
+        reader.milliseconds(("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"), 10.0),
+        reader.compression(),
+        reader.resource(defaults),
+    )
+    return settings, reader.problems
+
+
+def describe_process(name: str, instance: str) -> dict[str, str]:
+    """The attributes of the resource that say who exports, as `read_settings` and `read_log_settings` take them.
+
+    Args:
+        name: of the service.
+        instance: of this process, unlike that of any other.
+    """
+    return {
+        "service.name": name,
+        "service.instance.id": instance,
+        "telemetry.sdk.name": "meshproxy",
+        "telemetry.sdk.language": "python",
+        "telemetry.sdk.version": __version__,
+    }
+
+
 class _Reader:
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    """`signal`: as the names of its variables have it."""
+
+    def __init__(self, environ: Mapping[str, str], signal: str = "TRACES") -> None:
         self._environ = environ
+        self._signal = signal
         self.problems: list[str] = []
 
     def text(self, name: str) -> str:
         return self._environ.get(name, "")
 
     def either(self, name: str) -> str:
-        """The variable of traces, or else that of all signals."""
-        return self.text(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or self.text(f"OTEL_EXPORTER_OTLP_{name}")
+        """The variable of the signal, or else that of all signals."""
+        return self.text(f"OTEL_EXPORTER_OTLP_{self._signal}_{name}") or self.text(f"OTEL_EXPORTER_OTLP_{name}")
+
+    def compression(self) -> bool:
+        """Whether requests are compressed, with gzip."""
+        word = self.either("COMPRESSION") or "none"
+        if word not in ("none", "gzip"):
+            self.problems.append(f"OTEL_EXPORTER_OTLP_COMPRESSION is {word!r}: set none or gzip")
+        return word == "gzip"
 
     def url(self, traces: Traces | None) -> str | None:
         own = self.text(TRACES_ENDPOINT)

@@ -24,17 +24,25 @@ def quantile(share: float, counts: Mapping[int, int], bounds: Sequence[float] = 
     Returns:
         Seconds; the last bound if it is above that; None if nothing was counted.
     """
+    return quantiles((share,), counts, bounds)[0] if any(counts.values()) else None
+
+
+def quantiles(
+    shares: Sequence[float], counts: Mapping[int, int], bounds: Sequence[float] = BOUNDS
+) -> tuple[float, ...]:
+    """The quantiles of several ascending shares at once. Arguments as of `quantile`; something must be counted."""
     total = sum(counts.values())
-    if not total:
-        return None
-    rank = share * total
+    found: list[float] = []
+    ranks = [share * total for share in shares]
     below = 0
     for index in sorted(counts):
         count = counts[index]
-        if count and below + count >= rank:
+        while count and len(found) < len(ranks) and below + count >= ranks[len(found)]:
             if index >= len(bounds):
-                break
+                found.append(bounds[-1])
+                continue
             lower = bounds[index - 1] if index else 0.0
-            return lower + (bounds[index] - lower) * (rank - below) / count
+            found.append(lower + (bounds[index] - lower) * (ranks[len(found)] - below) / count)
         below += count
-    return bounds[-1]
+    found += [bounds[-1]] * (len(ranks) - len(found))
+    return tuple(found)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from meshproxy.inference.call import Verb
-from meshproxy.policy.decide import DEFAULT_DENY, NO_ROLES, SEVERAL
+from meshproxy.policy.decide import DEFAULT_DENY, NO_ROLES, NOT_LISTED, SEVERAL
 from meshproxy.proxy.exchange import Exchange
 from meshproxy.refusal import GRPC_STATUS_NAMES, Reason, Refusal
 from meshproxy.telemetry import metric_table
@@ -35,9 +36,10 @@ ACCESS_REASONS = frozenset(
         Reason.PERMISSION_DENIED,
         Reason.MODEL_CHANGED,
         Reason.KEYS_UNAVAILABLE,
+        Reason.AUDIT_UNAVAILABLE,
     }
 )
-"""Refusals that count as authorization decisions and belong in the audit log."""
+"""Refusals that count as authorization decisions and belong in the audit trail."""
 
 MEMO_ENTRIES = 4_096
 
@@ -81,7 +83,7 @@ class RequestMetrics:
 
     def keep_policies(self, bindings: Iterable[str]) -> None:
         """Forget the decisions of bindings that are no longer there: each reload could bring new names."""
-        kept = {*bindings, DEFAULT_DENY, NO_ROLES, OTHER, ""}
+        kept = {*bindings, DEFAULT_DENY, NO_ROLES, NOT_LISTED, OTHER, ""}
         for labels in [each for each in self.decisions.series if each[_POLICY] not in kept]:
             self.decisions.forget(labels)
         self._allowed.clear()
@@ -124,14 +126,15 @@ class RequestMetrics:
         series = series or self._find_series(exchange, key)
 
         refusal = exchange.refusal
-        if exchange.first_byte and refusal is None and not exchange.is_refused_remotely:
-            self._count_answer(series, exchange)
-        series[0].value += 1
-        series[1].value += exchange.finished - exchange.started
+        allowed = None
         if refusal is not None:
             self._count_refusal(exchange, refusal)
         elif exchange.rule:
-            self._allowed[connection.direction, exchange.rule].value += 1
+            allowed = self._allowed[connection.direction, exchange.rule]
+        if exchange.first_byte and refusal is None and not exchange.is_refused_remotely:
+            self._count_answer(series, allowed, exchange)
+        else:
+            _count(series, allowed, exchange.finished - exchange.started)
         if refusal is not None or exchange.permit_audits:
             for rule in read_audits(exchange):
                 self.decisions.labels(connection.direction, "audit", rule, "").value += 1
@@ -142,32 +145,33 @@ class RequestMetrics:
         series = self._find_series(exchange, ())
         if OTHER in series[0].labels or exchange.permit_audits:
             return self.observe  # what they stand for may change
-        requests, time = series[0], series[1]
         allowed = self._allowed[exchange.connection.direction, exchange.rule] if exchange.rule else None
+        return partial(self._count_answer, series, allowed)
 
-        def observe(exchange: Exchange) -> None:
-            self._count_answer(series, exchange)
-            requests.value += 1
-            time.value += exchange.finished - exchange.started
-            if allowed is not None:
-                allowed.value += 1
-
-        return observe
-
-    def _count_answer(self, series: _ExchangeSeries, exchange: Exchange) -> None:
+    def _count_answer(self, series: _ExchangeSeries, allowed: CounterSeries | None, exchange: Exchange) -> None:
         """An answer of the model server."""
-        _, _, duration, overhead, request_size, response_size = series
-        seconds = exchange.finished - exchange.started
-        duration.observe(seconds)
+        requests, time, duration, overhead, request_size, response_size = series
+        seconds, received, sent = exchange.finished - exchange.started, exchange.bytes_received, exchange.bytes_sent
+        requests.value += 1  # `_count`, without its call
+        time.value += seconds
+        if allowed is not None:
+            allowed.value += 1
+        values: tuple[tuple[HistogramSeries, float], ...]
+        values = (duration, seconds), (request_size, received), (response_size, sent)
+        if received <= SMALL and sent <= SMALL:
+            values = (
+                *values,
+                (overhead, exchange.decided - exchange.started + exchange.finished - exchange.first_byte),
+            )
+        for histogram, value in values:
+            if histogram.above < value <= histogram.up_to:  # `observe`, without its call
+                histogram.counts[histogram.place] += 1
+                histogram.sum += value
+            else:
+                histogram.observe(value)
         trace = exchange.trace
         if trace is not None and trace.is_exported:
             duration.exemplify(Exemplar(seconds, self._now(), trace.trace_id, trace.span_id))
-        received = exchange.bytes_received
-        request_size.observe(received)
-        sent = exchange.bytes_sent
-        response_size.observe(sent)
-        if received <= SMALL and sent <= SMALL:
-            overhead.observe(exchange.decided - exchange.started + exchange.finished - exchange.first_byte)
 
     def count_in_flight(self, exchanges: Iterable[Exchange]) -> PausingRows:
         """The rows of `meshproxy_requests_in_flight` for these exchanges."""
@@ -249,6 +253,13 @@ def read_audits(exchange: Exchange) -> tuple[str, ...]:
 _ExchangeSeries = tuple[
     CounterSeries, CounterSeries, HistogramSeries, HistogramSeries, HistogramSeries, HistogramSeries
 ]
+
+
+def _count(series: _ExchangeSeries, allowed: CounterSeries | None, seconds: float) -> None:
+    series[0].value += 1
+    series[1].value += seconds
+    if allowed is not None:
+        allowed.value += 1
 
 
 def _verb_label(verb: Verb | None) -> str:

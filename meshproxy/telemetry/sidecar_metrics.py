@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from meshproxy import __version__
 from meshproxy.codec.h2.budgets import Statistics
+from meshproxy.identity.cache_misses import CacheMisses
 from meshproxy.proxy.express_outcome import Tally
 from meshproxy.telemetry import metric_table
 from meshproxy.telemetry.metrics import Counter, Gauge, Registry, Rows
@@ -33,7 +34,12 @@ class SidecarMetrics:
         self._express_requests = Counter(registry, metric_table.EXPRESS_REQUESTS)
 
         self.jwks_refresh = Counter(registry, metric_table.JWKS_REFRESH)
+        self.caller_identity = Counter(registry, metric_table.CALLER_IDENTITY)
         self.jwks_age = Gauge(registry, metric_table.JWKS_AGE)
+        self.cache_misses = CacheMisses()
+        Counter(registry, metric_table.CACHE_MISSES).read_from(
+            lambda: [(("tokens",), self.cache_misses.tokens), (("decisions",), self.cache_misses.decisions)]
+        )
         self.tls_handshakes = Counter(registry, metric_table.TLS_HANDSHAKES)
         self.certificate_start = Gauge(registry, metric_table.CERTIFICATE_START)
         self.certificate_expiry = Gauge(registry, metric_table.CERTIFICATE_EXPIRY)
@@ -51,11 +57,21 @@ class SidecarMetrics:
         self.config_loaded = Gauge(registry, metric_table.CONFIG_LOADED)
         self.control_connected = Gauge(registry, metric_table.CONTROL_CONNECTED)
         self.control_connected.read_from(list)  # until there is a link to one
+        self.control_reports = Counter(registry, metric_table.CONTROL_REPORTS)
+
+        self.rollout_weight = Gauge(registry, metric_table.ROLLOUT_WEIGHT)
+        self.rollout_weight.read_from(list)  # until there is a link to a control plane
+        self.rollout_kills = Counter(registry, metric_table.ROLLOUT_KILLS)
+        self.rollout_kills.read_from(list)
+        self.answers_read = Counter(registry, metric_table.ANSWERS_READ)
+        self.answers_read.read_from(list)
 
         self.access_log_filtered = Counter(registry, metric_table.ACCESS_LOG_FILTERED)
         self.access_log_dropped = Counter(registry, metric_table.ACCESS_LOG_DROPPED)
         self.audit_events = Counter(registry, metric_table.AUDIT_EVENTS)
         self.audit_dropped = Counter(registry, metric_table.AUDIT_DROPPED)
+        self.audit_failing = Gauge(registry, metric_table.AUDIT_FAILING)
+        self.audit_failing.read_from(list)  # until there is a trail
         self.telemetry_failures = Counter(registry, metric_table.TELEMETRY_FAILURES)
         self.spans_exported = Counter(registry, metric_table.SPANS_EXPORTED)
         self.spans_dropped = Counter(registry, metric_table.SPANS_DROPPED)

@@ -18,6 +18,11 @@ MakeExchange = Callable[..., Exchange]
 
 @pytest.fixture
 def make_exchange() -> MakeExchange:
+    """See `exchange_maker`."""
+    return exchange_maker()
+
+
+def exchange_maker() -> MakeExchange:
     """A permitted predict over gRPC that took 3 ms; what is given by name is set on it."""
 
     def make(

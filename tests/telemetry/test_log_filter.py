@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from meshproxy.config.globs import MEMO_ENTRIES
 from meshproxy.config.telemetry import AccessLogLines, Keep
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.proxy.exchange import TraceContext
 from meshproxy.refusal import Reason, Refusal
-from meshproxy.telemetry.log_filter import MEMO_ENTRIES, LogFilter
+from meshproxy.telemetry.log_filter import LogFilter
 
 if TYPE_CHECKING:
     from tests.telemetry.conftest import MakeExchange
@@ -83,4 +84,5 @@ def test_what_is_remembered_of_models_is_bounded(make_exchange: MakeExchange) ->
     wants = LogFilter(AccessLogLines(models=("m*5",)))
     for number in range(MEMO_ENTRIES * 2 + 1):
         assert wants(make_exchange(model=f"m{number}")) is (number % 10 == 5)
-    assert len(wants._names) <= MEMO_ENTRIES
+    assert wants._models is not None
+    assert len(wants._models) <= MEMO_ENTRIES

@@ -75,8 +75,8 @@ def test_what_is_kept_is_bounded(make_exchange: MakeExchange) -> None:
     assert not log._known
     log(make_exchange())
     ((_, _, line),) = log._known.values()
-    assert sum(map(len, line)) <= MEMO_CHARACTERS
-    assert len(line) == 2 * len(VALUES) + 1
+    assert len(line) <= MEMO_CHARACTERS
+    assert line.count(b"%") == len(VALUES) + 1  # a time is seconds and microseconds
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.000_000_4, 0.000_25, 0.001_023_9, 0.001_024, 0.5, 100.0])
@@ -102,5 +102,8 @@ def test_what_repeats_is_formatted_as_it_would_be_otherwise(lines: type[Lines], 
     for number in range(3):
         exchange = make_exchange(headers=(*fields, (b"x-request-id", b"r-%d" % number)), bytes_sent=number)
         assert format_line(exchange) == lines(UtcClock(0.0))(exchange)
+    for odd in (b'a"b', b"\x80%s", b""):
+        exchange = make_exchange(target=b"/50%25?", headers=((b"x-request-id", odd),))
+        assert log.repeat(exchange)(exchange) == lines(UtcClock(0.0))(exchange)
     without = log.repeat(make_exchange(headers=()))
     assert without(make_exchange(headers=())) == log(make_exchange(headers=()))

@@ -4,9 +4,16 @@ from typing import Literal
 
 import pytest
 
+from meshproxy import __version__
 from meshproxy.config.telemetry import Keep, Traces
 from meshproxy.telemetry.b3 import B3Format
-from meshproxy.telemetry.otlp_settings import ExportSettings, read_settings
+from meshproxy.telemetry.otlp_settings import (
+    ExportSettings,
+    LogSettings,
+    describe_process,
+    read_log_settings,
+    read_settings,
+)
 from meshproxy.telemetry.trace import is_wanted
 
 MESH = Traces(endpoint="http://mesh:4318", ratio=0.25, keep=Keep(slower_than=2.0))
@@ -193,3 +200,39 @@ def test_a_ratio_that_is_none_samples_all(text: str) -> None:
     assert settings is not None
     assert settings.sampler.ratio == 1.0
     assert "OTEL_TRACES_SAMPLER_ARG" in problem
+
+
+def test_the_export_of_the_audit_trail() -> None:
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://elsewhere",
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-key=a",
+        "OTEL_EXPORTER_OTLP_LOGS_HEADERS": "x-key=b",
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "x-key=c",
+        "OTEL_EXPORTER_OTLP_CERTIFICATE": "/ca.pem",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "2000",
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+        "OTEL_SERVICE_NAME": "other",
+    }
+    assert read_log_settings("http://c:4318", environ, NAMES) == (
+        LogSettings(
+            "http://c:4318/v1/logs",
+            ((b"x-key", b"b"),),
+            "/ca.pem",
+            2.0,
+            True,
+            tuple((NAMES | {"service.name": "other"}).items()),
+        ),
+        [],
+    )
+    settings, (problem,) = read_log_settings("http://c:4318", {"OTEL_EXPORTER_OTLP_LOGS_COMPRESSION": "zstd"}, NAMES)
+    assert (settings.is_compressed, "set none or gzip" in problem) == (False, True)
+
+
+def test_who_exports() -> None:
+    assert describe_process("reader", "reader@host") == {
+        "service.name": "reader",
+        "service.instance.id": "reader@host",
+        "telemetry.sdk.name": "meshproxy",
+        "telemetry.sdk.language": "python",
+        "telemetry.sdk.version": __version__,
+    }
