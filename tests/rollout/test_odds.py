@@ -1,0 +1,58 @@
+"""Compared with scipy: the factors are ratios of probabilities."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from meshproxy.rollout.odds import RATIOS, against, two_arms
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.data())
+def test_two_arms_as_the_noncentral_hypergeometric(calls: int, other_calls: int, data: st.DataObject) -> None:
+    events = data.draw(st.integers(0, calls))
+    other_events = data.draw(st.integers(0, other_calls))
+    total = events + other_events
+    found = two_arms(events, calls, other_events, other_calls)
+    central = stats.hypergeom.logpmf(events, calls + other_calls, total, calls)
+    for ratio, factor in zip(RATIOS, found, strict=True):
+        expected = stats.nchypergeom_fisher.logpmf(events, calls + other_calls, total, calls, ratio) - central
+        assert factor == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_two_arms_are_fair_without_a_difference() -> None:
+    """The mean of the factors is exactly 1, so evidence from them is."""
+    calls, other_calls, total = 40, 90, 25
+    for position in range(len(RATIOS)):
+        mean = sum(
+            float(stats.hypergeom.pmf(k, calls + other_calls, total, calls))
+            * 2.718281828459045 ** two_arms(k, calls, total - k, other_calls)[position]
+            for k in range(total + 1)
+        )
+        assert mean == pytest.approx(1.0)
+
+
+def test_large_counts_cost_little_and_stay_finite() -> None:
+    factors = two_arms(60_000, 1_000_000, 50_000, 1_000_000)
+    assert max(factors) > 100
+    assert factors == pytest.approx(two_arms(60_000, 1_000_000, 50_000, 1_000_000))
+
+
+@pytest.mark.parametrize(
+    ("events", "calls", "other_events", "other_calls"), [(0, 10, 0, 10), (0, 0, 3, 10), (3, 10, 0, 0), (5, 5, 7, 7)]
+)
+def test_what_says_nothing(events: int, calls: int, other_events: int, other_calls: int) -> None:
+    assert two_arms(events, calls, other_events, other_calls) == (0.0,) * len(RATIOS)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 500), st.floats(0.001, 0.5), st.data())
+def test_against_a_limit_as_the_binomial(calls: int, share: float, data: st.DataObject) -> None:
+    events = data.draw(st.integers(0, calls))
+    for ratio, factor in zip(RATIOS, against(events, calls, share), strict=True):
+        higher = ratio * share / (1 - share + ratio * share)
+        expected = stats.binom.logpmf(events, calls, higher) - stats.binom.logpmf(events, calls, share)
+        assert factor == pytest.approx(float(expected), abs=1e-6)
