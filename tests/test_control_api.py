@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import msgspec
 import pytest
 
 from meshproxy import control_api
-from meshproxy.control_api import DocumentSet, IssueRequest, IssueResponse, SidecarReport
+from meshproxy.control_api import (
+    DocumentSet,
+    IssueRequest,
+    IssueResponse,
+    MeshReport,
+    ReportedCaller,
+    ReportedCalls,
+    ReportedDenial,
+    SidecarReport,
+)
 from tests import wire_0_1
 
 MESSAGES: list[tuple[bytes, Any]] = [
@@ -66,3 +76,28 @@ def test_members_of_0_1_are_always_sent(message: bytes, meaning: Any) -> None:
     sent = json.loads(msgspec.json.encode(type(meaning)(**required)))
     older = msgspec.structs.fields(getattr(wire_0_1, type(meaning).__name__))
     assert {field.name for field in older if field.required} <= sent.keys()
+
+
+def test_a_denial_of_now_can_be_reported() -> None:
+    denial = ReportedDenial(time.time(), ReportedCaller("spiffe://m.example/ns/a/sa/b"), "predict fraud", "rbac", "no")
+    report = MeshReport("fraud", "a", 1, 5.0, denials=(denial,))
+    assert msgspec.json.decode(msgspec.json.encode(report), type=MeshReport) == report
+
+
+@pytest.mark.parametrize("at", [b"-1", b"1e12", b"1e400", b"NaN"])
+def test_a_denial_of_no_time_that_people_know(at: bytes) -> None:
+    message = msgspec.json.encode(ReportedDenial(7.5, ReportedCaller(), "predict fraud", "rbac", "no"))
+    with pytest.raises(msgspec.DecodeError):
+        msgspec.json.decode(message.replace(b"7.5", at), type=ReportedDenial)
+
+
+@pytest.mark.parametrize("direction", ["inbound", "outbound", "", "inbound\n", "sideways"])
+def test_directions(direction: str) -> None:
+    """There are two: rows that find no room are counted by direction."""
+    row = ReportedCalls(direction, ReportedCaller(), "mtls", "fraud", "1", "predict")
+    message = msgspec.json.encode(row)
+    if direction in ("inbound", "outbound"):
+        assert msgspec.json.decode(message, type=ReportedCalls) == row
+    else:
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.json.decode(message, type=ReportedCalls)

@@ -22,8 +22,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from meshproxy import __version__
 from meshproxy.codec.limits import Limits
 from meshproxy.config.file_watch import FileWatch
-from meshproxy.control.allocator import FreePages, map_large_buffers
+from meshproxy.config.sidecars import AuditFile
+from meshproxy.control.allocator import FreePages
 from meshproxy.control.attestation import Attestation, identify_sidecar
+from meshproxy.control.audit import ControlAudit
 from meshproxy.control.authority import RequestRefused, SigningRequest, private_pem
 from meshproxy.control.channel import IdentityService, Paces
 from meshproxy.control.current_authority import CurrentAuthority
@@ -34,33 +36,48 @@ from meshproxy.control.endpoints import EndpointTable, NamedServices
 from meshproxy.control.issued_keys import IssuedKeys
 from meshproxy.control.leaves import FolderLeaves, Roll
 from meshproxy.control.offline_tokens import OfflineTokens
+from meshproxy.control.page_source import PageSource
 from meshproxy.control.records import Records
+from meshproxy.control.reporting import ReportService
+from meshproxy.control.rollout_folder import FolderKeeper
+from meshproxy.control.rollout_hooks import Hooks
+from meshproxy.control.rollout_service import RolloutService
+from meshproxy.control.rollouts import RolloutController
 from meshproxy.control.roots import RootsService
 from meshproxy.control.sources import Files
-from meshproxy.control.status import ControlStatus, WaitingToken, moment
+from meshproxy.control.status import ControlStatus, WaitingToken, is_local, moment
 from meshproxy.control.store import FolderStore, StoreError
+from meshproxy.control.taps import TapService
 from meshproxy.control.web_port import web_port
 from meshproxy.control.webhook import Webhook
 from meshproxy.identity.certificates import CertificateError, Credentials, own_identity
 from meshproxy.identity.trust_bundles import BundleSource, OtherBundles
+from meshproxy.rollout.drift import INTERVAL
+from meshproxy.telemetry.audit_trail import open_trail
 from meshproxy.telemetry.control_metrics import ControlMetrics
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.grpc_server import GrpcServer
 from meshproxy.transport.listener import Listener, Security, bind, format_address
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
+from meshproxy.web.routes import Page
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
 
     from lightkube import AsyncClient
+    from msgspec import Raw
 
+    from meshproxy.config.sent import SentKind
+    from meshproxy.config.telemetry import WithoutTrail
     from meshproxy.config.values import Address
     from meshproxy.control.attestation import JoinToken, PodTokens, TokenStore
     from meshproxy.control.authority import Authority
     from meshproxy.control.authority_secret import AuthoritySecret
+    from meshproxy.control.election import Election
     from meshproxy.control.offline_tokens import ClusterKeys
     from meshproxy.control.presence import Presence
+    from meshproxy.control.rollouts import Keeper
     from meshproxy.control.root_rotation import Step
     from meshproxy.control.service_watch import ServiceWatch
     from meshproxy.control.shared_leaves import SharedLeaves
@@ -71,8 +88,11 @@ if TYPE_CHECKING:
     from meshproxy.control.webhook_bundle import BundleKeeper
     from meshproxy.identity.certificates import OwnIdentity
     from meshproxy.injection.admission import Outcome
+    from meshproxy.telemetry.audit_writer import AuditWriter
     from meshproxy.telemetry.metrics import Rows
     from meshproxy.transport.connection_info import ConnectionInfo
+    from meshproxy.web.login import LoginEvent
+    from meshproxy.web.login_file import LoginSettings
 
 logger = logging.getLogger(__name__)
 
@@ -107,13 +127,15 @@ class Settings:
     listen: Address
     """The port of the sidecars."""
     web: Address
-    """Health and metrics."""
+    """Health, metrics, and the page of the mesh."""
     lifetime: float = 86_400.0
     """Of certificates, in seconds."""
     trusted: Mapping[str, Path] = field(default_factory=dict)
     """Trust bundles of other trust domains, whose workloads are given documents."""
     connection_rate: float = 100.0
     """Connections a second that one address may open; 0: any number."""
+    drift_interval: float = INTERVAL
+    """Seconds of a reading of a model, at least (`rollout.drift`)."""
     documents: tuple[str, ...] = ()
     """Files and folders with the documents for sidecars; empty: they have their own."""
     cluster_documents: bool = False
@@ -130,8 +152,18 @@ class Settings:
     """Whether the API server of the cluster checks service-account tokens."""
     cluster_keys: ClusterKeys | None = None
     """What checks them otherwise; None: they are refused."""
+    audit_log: str = "off"
+    """Where the audit trail goes: `stdout`, `off` or a path."""
+    audit: AuditFile = field(default_factory=AuditFile)
+    """How it is written."""
+    without_audit: WithoutTrail = "refuse"
+    """What becomes of certificates and of orders to rollouts while the trail cannot be written."""
     injector: Injector | None = None
     """The webhook that puts sidecars into pods; None: there is none."""
+    login: LoginSettings | None = None
+    """Who may look at the page of the mesh from elsewhere; None: nobody."""
+    commands: Address | None = None
+    """The port of commands, where people log in at the web port; None: that one."""
 
     @property
     def needs_cluster(self) -> bool:
@@ -212,7 +244,14 @@ class ControlPlane:
         attestation = Attestation(self._tokens, settings.trust_domain, self._pod_tokens())
         self._keys = keys = IssuedKeys(settings.folder / ISSUED_KEYS)
         metrics.store_failures.read_from(self._store_failures)
-        self.service = IdentityService(self._records.signer, attestation, keys, self._roll, settings.lifetime, metrics)
+        self._trail = self._open_trail()
+        trail, refuses = self._trail, settings.without_audit == "refuse"
+        audit = self._audit = None
+        if trail is not None:
+            audit = self._audit = ControlAudit(trail.write, time.time, lambda: trail.problem if refuses else "")
+        self.service = IdentityService(
+            self._records.signer, attestation, keys, self._roll, settings.lifetime, metrics, audit=audit
+        )
         self._roots = RootsService(self.authority(), self._roll)
         methods = self.service.methods | self._roots.methods
         self.documents: MeshDocuments | None = None
@@ -221,9 +260,16 @@ class ControlPlane:
             self.documents = documents = MeshDocuments(source)
             self.distribution = DocumentService(documents)
             methods |= self.distribution.methods
+            if audit is not None:
+                documents.listeners.append(lambda changes: audit.documents(changes, documents.version))
+                documents.on_rejected.append(audit.rejected)
+            self.rollouts = RolloutService(self.distribution, metrics)
+            methods |= self.rollouts.methods
             metrics.sidecars.read_from(self.distribution.count)
+            metrics.documents_refused.read_from(lambda: [((), self.distribution.refused)])
             metrics.documents_in_sync.read_from(lambda: [((), int(bool(documents.held) and not documents.problems))])
             table = EndpointTable() if settings.services else EndpointTable("its control plane has no --services")
+            self.services = table
             documents.listeners.append(NamedServices(table).follow)
             self.endpoints = EndpointService(table, metrics)
             methods |= self.endpoints.methods
@@ -233,6 +279,22 @@ class ControlPlane:
 
                 assert client is not None
                 self._services = ServiceWatch(client, table, metrics)
+        self.reports = ReportService(
+            entitlements=self.distribution.entitlements if self.documents is not None else None,
+            drift_interval=settings.drift_interval,
+        )
+        self.taps = TapService(self.reports, metrics)
+        methods |= self.reports.methods
+        methods |= self.taps.methods
+        metrics.taps.read_from(self.taps.count_taps)
+        metrics.tap_lines.read_from(self.taps.count_lines)
+        metrics.mesh_reports.read_from(self.reports.count_reports)
+        metrics.mesh_reporters.read_from(self.reports.count_reporters)
+        metrics.mesh_dropped.read_from(self.reports.count_dropped)
+        metrics.drift_alarm.read_from(self.reports.drift_alarms)
+        metrics.drift_level.read_from(self.reports.drift_levels)
+        metrics.drift_expected.read_from(self.reports.drift_expected)
+        metrics.drift_unwatched.read_from(self.reports.count_unwatched)
         self.server = GrpcServer(methods, max_message_bytes=MESSAGE_BYTES)
         shared = ConnectionContext(
             loop=self._loop,
@@ -265,7 +327,7 @@ class ControlPlane:
             self.webhook.present(self._issue(settings.injector.names)[0])
         self._bundle_keeper = self._keep_bundle()
         self.authority.changed = self._change_authority
-        self.web_address = ""
+        self.web_address = self.commands_address = ""
 
     async def run(self) -> None:
         """Listen and serve until SIGTERM or SIGINT.
@@ -278,8 +340,11 @@ class ControlPlane:
             self._loop.add_signal_handler(number, self._stopping.set)
         try:
             allow_descriptors()
-            map_large_buffers()
             await self._records.begin()
+            if self._trail is not None:
+                self._trail.start()
+                assert self._audit is not None
+                self._audit.authority(self.authority())
             try:
                 if self._secret is not None:
                     # A step that was taken before others knew of this control plane did not wait for it.
@@ -287,6 +352,8 @@ class ControlPlane:
                 await self._serve()
             finally:
                 await self._records.end()
+                if self._trail is not None:
+                    await asyncio.to_thread(self._trail.close)
         finally:
             for number in STOP_SIGNALS:
                 self._loop.remove_signal_handler(number)
@@ -299,7 +366,22 @@ class ControlPlane:
     async def _serve(self) -> None:
         """Until it is to stop. Raises OSError if a port is taken."""
         endpoints = self.endpoints.describe if self.documents is not None else dict
-        runner = web.AppRunner(web_port(self.metrics.registry, self.status, endpoints), access_log=None)
+        election = _elect(self._client, self) if self._client is not None and self._settings.cluster_documents else None
+        controller = self._rollouts(election)
+        pages = web_port(
+            self.metrics.registry,
+            self.status,
+            endpoints,
+            self.reports.page,
+            lambda: self.reports.findings(self._in_force()),
+            self._sent,
+            self._page(controller),
+            self.taps,
+            controller,
+            self._audit,
+            (lambda: self.commands_address) if self._settings.commands is not None else None,
+        )
+        runner = web.AppRunner(pages, access_log=None)
         await runner.setup()
         tasks = [
             self._loop.create_task(self._keep_renewing()),
@@ -311,8 +393,10 @@ class ControlPlane:
             tasks.append(self._loop.create_task(self._secret.follow()))
         if self._bundle_keeper is not None:
             tasks.append(self._loop.create_task(self._bundle_keeper.run()))
-        if self._client is not None and self._settings.cluster_documents:
-            tasks += [self._loop.create_task(each) for each in _lead(self._client, self)]
+        if self._client is not None and election is not None:
+            tasks += [self._loop.create_task(each) for each in _lead(self._client, self, election)]
+        if controller is not None:
+            tasks.append(self._loop.create_task(controller.run()))
         if self.documents is not None:
             tasks.append(self._loop.create_task(self.documents.follow()))
         if self._services is not None:
@@ -321,12 +405,17 @@ class ControlPlane:
         try:
             await web.SockSite(runner, bind(self._settings.web.host, self._settings.web.port)).start()
             self.web_address = format_address(runner.addresses[0])
+            if (commands := self._settings.commands) is not None:
+                await web.SockSite(runner, bind(commands.host, commands.port)).start()
+                self.commands_address = format_address(runner.addresses[1])
             self.listener.listen(self._settings.listen.host, self._settings.listen.port)
             self._reaper.start()
             self._watch.start(self._show_new)
             if self.webhook is not None:
                 await self.webhook.start()
             fields = {"control": self.listener.address, "web": self.web_address, "pid": os.getpid()}
+            if self.commands_address:
+                fields["commands"] = self.commands_address
             if self.webhook is not None:
                 fields["webhook"] = self.webhook.address
             logger.info("listening", extra={"fields": fields})
@@ -339,6 +428,7 @@ class ControlPlane:
                 task.cancel()
             await asyncio.gather(working, *tasks, return_exceptions=True)
             self._watch.stop()
+            self.taps.stop()
             self.listener.stop_accepting()
             if self.webhook is not None:
                 await self.webhook.close()
@@ -346,6 +436,18 @@ class ControlPlane:
             await self.listener.close()
             self._reaper.stop()
             await runner.cleanup()
+
+    def _open_trail(self) -> AuditWriter | None:
+        """The audit trail. Raises StoreError."""
+        if self._settings.audit_log == "off":
+            return None
+        try:
+            trail = open_trail(self._settings.audit_log, self._settings.audit, "control")
+        except OSError as error:
+            raise StoreError(f"the audit log cannot be used: {error}") from error
+        self.metrics.audit_dropped.read_from(lambda: [((), trail.dropped)])
+        self.metrics.audit_failing.read_from(lambda: [((), int(bool(trail.problem)))])
+        return trail
 
     def _source(self) -> DocumentSource | None:
         """Where the documents come from; None: sidecars have their own."""
@@ -355,6 +457,26 @@ class ControlPlane:
             assert self._client is not None
             return ClusterObjects(self._client, self._settings.namespace or self._client.namespace, self.metrics)
         return Files(self._settings.documents) if self._settings.documents else None
+
+    def _rollouts(self, election: Election | None) -> RolloutController | None:
+        """What steers the rollouts among the documents; None without documents."""
+        documents = self.documents
+        if documents is None:
+            return None
+        keeper: Keeper = FolderKeeper(self._settings.folder)
+        if election is not None:
+            from meshproxy.control.rollout_objects import ObjectKeeper
+
+            assert self._client is not None
+            keeper = ObjectKeeper(self._client, election)
+        return RolloutController(
+            lambda: {key: each.document for key, each in documents.held.items() if key.startswith("ModelRollout/")},
+            self.rollouts,
+            keeper,
+            Hooks(),
+            self.metrics,
+            record=self._audit.rollout if self._audit is not None else lambda name, notice: None,
+        )
 
     def _pod_tokens(self) -> PodTokens | None:
         """What checks service-account tokens. Raises KeysUnusable."""
@@ -411,6 +533,8 @@ class ControlPlane:
     def _change_authority(self, authority: Authority) -> None:
         self._show_new()
         self._roots.change(authority)
+        if self._audit is not None:
+            self._audit.authority(authority)
 
     def _show_new(self) -> None:
         """A certificate of the authority in force, to those that connect from now on."""
@@ -481,10 +605,33 @@ class ControlPlane:
             ),
             store_problem=problem,
             documents=distribution.describe() if distribution is not None else None,
+            document_refusals=tuple(distribution.refusals) if distribution is not None else (),
             services=self.endpoints.entries() if distribution is not None else (),
             sidecars=tuple(distribution.entries()) if distribution is not None else (),
+            reports=self.reports.mesh.reports(now),
             forgotten=distribution.lost.forgotten if distribution is not None else 0,
         )
+
+    def _in_force(self) -> list[SentKind]:
+        """The documents of the mesh."""
+        return self.documents.documents if self.documents is not None else []
+
+    def _sent(self) -> list[Raw]:
+        """The same, as sidecars are sent them."""
+        return [each.sent.document for each in self.documents.held.values()] if self.documents is not None else []
+
+    def _page(self, controller: RolloutController | None) -> Page:
+        """Of the mesh, for people."""
+        source = PageSource(
+            self.reports.mesh, self.status, self.documents, controller.shown if controller is not None else tuple
+        )
+        return Page(source, is_local, self._settings.login, self._login)
+
+    def _login(self, event: LoginEvent) -> None:
+        if event.result != "logout":
+            self.metrics.logins.labels(event.result).value += 1
+        if self._audit is not None:
+            self._audit.login(event)
 
     def _kept(self, now: float) -> tuple[list[JoinToken], tuple[Step, float] | None, str]:
         """The join tokens and the rotation of the root, or why they cannot be read."""
@@ -497,15 +644,21 @@ class ControlPlane:
 # What follows loads lightkube, which a control plane without a cluster does not.
 
 
-def _lead(client: AsyncClient, plane: ControlPlane) -> tuple[Coroutine[Any, Any, None], ...]:
-    """Takes part in the election of a leader, who writes what became of the objects of the cluster."""
+def _elect(client: AsyncClient, plane: ControlPlane) -> Election:
+    """The election of a leader."""
     from meshproxy.control.election import Election
+
+    election = Election(client, f"{socket.gethostname()}_{os.getpid()}_{secrets.token_hex(8)}")
+    plane.metrics.leader.read_from(lambda: [((), int(election.is_leader()))])
+    return election
+
+
+def _lead(client: AsyncClient, plane: ControlPlane, election: Election) -> tuple[Coroutine[Any, Any, None], ...]:
+    """Takes part in the election of a leader, who writes what became of the objects of the cluster."""
     from meshproxy.control.status_writer import StatusWriter
 
     assert plane.documents is not None
-    election = Election(client, f"{socket.gethostname()}_{os.getpid()}_{secrets.token_hex(8)}")
-    plane.metrics.leader.read_from(lambda: [((), int(election.is_leader()))])
-    writer = StatusWriter(client, plane.documents, plane.distribution, election, plane.metrics)
+    writer = StatusWriter(client, plane.documents, plane.distribution, plane.services, election, plane.metrics)
     return election.run(), writer.run()
 
 

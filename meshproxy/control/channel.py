@@ -23,14 +23,15 @@ from meshproxy.routing.rate_limit import Bucket
 from meshproxy.transport.grpc_server import CallFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from meshproxy.control.attestation import Attestation, Attested
+    from meshproxy.control.audit import ControlAudit
     from meshproxy.control.authority import Authority, Issued
     from meshproxy.control.issued_keys import IssuedKeys
     from meshproxy.control.leaves import Roll
     from meshproxy.telemetry.control_metrics import ControlMetrics
-    from meshproxy.transport.grpc_server import ServerCall
+    from meshproxy.transport.grpc_server import Method, ServerCall
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ ASKING = 8
 """Requests from one address that are looked at at once: one that knows no token cannot keep the cluster busy."""
 REFUSALS_KEPT = 64
 """For people who ask why a workload has no certificate."""
+SET_BACK_SECONDS = 1.0
+"""A clock that is behind by more than this was set back."""
 PACES_KEPT = 20_000
 """Identities and addresses whose rates are remembered."""
 
@@ -67,6 +70,7 @@ STATUSES = {
     "authority-expired": GrpcStatus.UNAVAILABLE,
     "store": GrpcStatus.UNAVAILABLE,
     "cluster": GrpcStatus.UNAVAILABLE,
+    "audit-unavailable": GrpcStatus.UNAVAILABLE,
 }
 """The status of each reason for a refusal: a sidecar tries again after UNAVAILABLE and RESOURCE_EXHAUSTED."""
 
@@ -82,6 +86,7 @@ class IdentityService:
         lifetime: of a certificate, in seconds.
         metrics: counts what was issued and refused.
         clock: seconds since the epoch.
+        audit: the audit trail, if there is one.
 
     Attributes:
         refusals: the last ones, the newest first.
@@ -96,8 +101,10 @@ class IdentityService:
         lifetime: float,
         metrics: ControlMetrics,
         clock: Callable[[], float] = time.time,
+        audit: ControlAudit | None = None,
     ) -> None:
         self._authority = authority
+        self._audit = audit
         self._attestation = attestation
         self._keys = keys
         self._roll = roll
@@ -110,7 +117,7 @@ class IdentityService:
         self._asking: Counter[str] = Counter()
 
     @property
-    def methods(self) -> dict[bytes, Callable[[ServerCall], Awaitable[None]]]:
+    def methods(self) -> dict[bytes, Method]:
         """For `GrpcServer`."""
         return {ISSUE: self.issue}
 
@@ -123,6 +130,8 @@ class IdentityService:
         except RequestRefused as refused:
             self._metrics.issuances.labels("refused", refused.reason).value += 1
             self._remember(refused, call.info.remote, workload)
+            if self._audit is not None:
+                self._audit.refused(refused, workload.spiffe_id if workload is not None else None, call.info.remote)
             logger.warning(
                 "certificate not issued",
                 extra={
@@ -136,6 +145,8 @@ class IdentityService:
             )
             raise CallFailed(STATUSES[refused.reason], refused.message) from None
         self._metrics.issuances.labels("ok", "").value += 1
+        if self._audit is not None:
+            self._audit.issued(attested, issued, authority, call.info.remote)
         logger.info(
             "certificate issued",
             extra={
@@ -170,6 +181,8 @@ class IdentityService:
         """Who asks, the certificate, and who has signed that. Raises RequestRefused."""
         now = self._clock()
         address = peer.rpartition(":")[0]
+        if self._audit is not None and (problem := self._audit.problem):
+            raise RequestRefused("audit-unavailable", problem)
         has_proof = workload is not None and not request.service_account_token
         if not has_proof and self._refused.is_exhausted(address, now):
             raise RequestRefused("rate", f"too many requests from {address} were refused: wait a minute")
@@ -225,7 +238,7 @@ def decode(message: bytes, kind: type[Message]) -> Message:
     """A message of a sidecar. Raises CallFailed."""
     try:
         return msgspec.json.decode(message, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:  # the latter: nested without end
         raise CallFailed(GrpcStatus.INVALID_ARGUMENT, f"the message is not a {kind.__name__}: {error}") from None
 
 
@@ -237,6 +250,7 @@ class Paces:
         self._rate = rate
         self._burst = burst
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+        self._latest = 0.0
 
     def take(self, key: str, now: float) -> bool:
         """Whether one more is within the rate; then it counts."""
@@ -253,10 +267,18 @@ class Paces:
 
     def is_exhausted(self, key: str, now: float) -> bool:
         """Whether one more would exceed the rate."""
+        self._follow(now)
         bucket = self._buckets.get(key)
         return bucket is not None and bucket.wait(1.0, now) > 0.0
 
+    def _follow(self, now: float) -> None:
+        if now < self._latest - SET_BACK_SECONDS:
+            # The clock was wrong: those who used their rate would be refused until it is that late again.
+            self._buckets.clear()
+        self._latest = now
+
     def _bucket(self, key: str, now: float) -> Bucket:
+        self._follow(now)
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = Bucket(self._rate, self._burst)

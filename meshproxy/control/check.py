@@ -12,10 +12,10 @@ from meshproxy.control.plane import SIGNS_ON
 from meshproxy.telemetry.timestamps import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from meshproxy.control.status import ControlStatus
+    from meshproxy.control.status import ControlStatus, Refusal
 
     Known = Sequence[tuple[str, ControlStatus]]
     """The control planes that say something, by their addresses."""
@@ -177,7 +177,7 @@ def _room(used: float, check: str) -> Finding:
 
 
 def _refusals(status: ControlStatus, check: str) -> Finding:
-    lately = [each for each in status.refusals if (status.now - each.at).total_seconds() < REFUSALS_SECONDS]
+    lately = _lately(status, status.refusals)
     if not lately:
         return Finding(IDENTITIES, check)
     reasons = ", ".join(f"{reason} {count}" for reason, count in Counter(each.reason for each in lately).most_common())
@@ -185,6 +185,11 @@ def _refusals(status: ControlStatus, check: str) -> Finding:
     who = short_identity(last.spiffe_id) if last.spiffe_id is not None else "a workload without a certificate"
     problem = f"{len(lately)} in {duration(REFUSALS_SECONDS)} ({reasons}); the last to {who} at {last.peer}: "
     return Finding(IDENTITIES, check, Level.WARNING, problem + last.problem, _hint_of_refusal(last.reason))
+
+
+def _lately(status: ControlStatus, refusals: Iterable[Refusal]) -> list[Refusal]:
+    """By the clock of the control plane that has refused."""
+    return [each for each in refusals if (status.now - each.at).total_seconds() < REFUSALS_SECONDS]
 
 
 def _hint_of_refusal(reason: str) -> str:
@@ -230,9 +235,18 @@ def _documents(known: Known, fleet: Sequence[Member]) -> Iterator[Finding]:
         problem = shown if len(set(versions)) > 1 else ""
         hint = "give all of them the same files (--documents)"
         yield judged(DOCUMENTS, "all control planes give the same documents", problem, hint, Level.WARNING)
+    yield _entitled(known)
     hint = "mend the documents, or the document of that sidecar (meshproxy config check PATH)"
     yield _of_members(DOCUMENTS, Concern.REFUSED, fleet, hint)
     yield _of_members(DOCUMENTS, Concern.BEHIND, fleet, "see the log of those sidecars")
+
+
+def _entitled(known: Known) -> Finding:
+    """Whether sidecars ask for what their identity may have."""
+    lately = [each for _, status in known for each in _lately(status, status.document_refusals)]
+    problem = f"{len(lately)} in {duration(REFUSALS_SECONDS)}; the last: {lately[0].problem}" if lately else ""
+    hint = "a workload with an inbound port is named by a ModelServer (spec.workload); an application has none"
+    return judged(DOCUMENTS, "sidecars ask for documents that they may have", problem, hint, Level.WARNING)
 
 
 def _services(known: Known) -> Iterator[Finding]:
@@ -262,6 +276,15 @@ def _sidecars(known: Known, fleet: Sequence[Member]) -> Iterator[Finding]:
         problem = f"{found.problem or 'some were lost'}; {forgotten} more are not listed any more"
         found = Finding(SIDECARS, found.check, Level.WARNING, problem, hint)
     yield found
+    where = "{}: " if len(known) > 1 else ""
+    missing = [
+        where.format(address) + problem
+        for address, status in known
+        if status.reports is not None
+        for problem in status.reports.problems()
+    ]
+    hint = "see the logs of those sidecars; the page /mesh of the web port names those that are late or silent"
+    yield judged(SIDECARS, "sidecars report their calls", some(missing), hint, Level.WARNING)
     yield _of_members(SIDECARS, Concern.VERSION, fleet, "upgrade them, or the control plane, one minor at a time")
 
 

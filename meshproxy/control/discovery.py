@@ -16,11 +16,11 @@ from meshproxy.refusal import GrpcStatus
 from meshproxy.transport.grpc_server import CallFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from meshproxy.control.endpoints import EndpointTable
     from meshproxy.telemetry.control_metrics import ControlMetrics
-    from meshproxy.transport.grpc_server import ServerCall
+    from meshproxy.transport.grpc_server import Method, ServerCall
 
 SERVICES = 256
 """Of one sidecar."""
@@ -62,7 +62,7 @@ class EndpointService:
         table.on_change = self._changed
 
     @property
-    def methods(self) -> dict[bytes, Callable[[ServerCall], Awaitable[None]]]:
+    def methods(self) -> dict[bytes, Method]:
         """For `GrpcServer`."""
         return {WATCH_ENDPOINTS: self.watch}
 

@@ -15,24 +15,25 @@ import msgspec
 
 from meshproxy.codec.grpc import frame
 from meshproxy.control.channel import Paces, decode
+from meshproxy.control.entitlements import Entitlements
 from meshproxy.control.expiries import Expiries
 from meshproxy.control.lost import LostSidecars
 from meshproxy.control.scope import Selection
-from meshproxy.control.status import DocumentsEntry, SidecarEntry, SidecarState, moment, moment_or_none
+from meshproxy.control.status import DocumentsEntry, Refusal, SidecarEntry, SidecarState, moment, moment_or_none
 from meshproxy.control_api import WATCH, DocumentSet, SidecarReport
 from meshproxy.identity.caller import Workload
 from meshproxy.refusal import GrpcStatus
 from meshproxy.transport.grpc_server import CallFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from meshproxy.control.documents import MeshDocuments
     from meshproxy.control.lost import Key
     from meshproxy.control.scope import Change
     from meshproxy.control_api import Scope
     from meshproxy.telemetry.metrics import Rows
-    from meshproxy.transport.grpc_server import ServerCall
+    from meshproxy.transport.grpc_server import Method, ServerCall
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,8 @@ KEPT_CHANGES = 64
 REPORT_RATE = 20.0
 REPORT_BURST = 200.0
 """Streams and reports of one identity at one address, a second: a sidecar reports once for each set."""
-
-
+REFUSALS_KEPT = 64
+"""For people who ask why a sidecar has no documents."""
 CHARACTERS = 256
 """Of each name that a sidecar reports."""
 
@@ -117,12 +118,13 @@ class Group:
     """The sidecars of one scope, and what they are given.
 
     Attributes:
+        scope: of these; None: they take everything.
         watchers: those that are connected.
         version: of the documents in the scope.
     """
 
     def __init__(self, scope: Scope | None, documents: MeshDocuments) -> None:
-        self._scope = scope
+        self.scope = scope
         self._documents = documents
         self._selection = Selection(scope, documents.held)
         self._changes: deque[tuple[str, frozenset[str]]] = deque(maxlen=KEPT_CHANGES)
@@ -167,18 +169,22 @@ class Group:
 
     def _set(self, base: str, missed: Iterable[str] | None) -> DocumentSet:
         """`missed`: what has changed since `base`; None for everything."""
-        if self._scope is None:
+        if self.scope is None:
             return DocumentSet(self.version, self._documents.text)
         held = self._selection.documents
         touched = held if missed is None else missed
         sent = tuple(held[key].sent for key in touched if key in held)
-        return DocumentSet(self.version, "", base, sent, tuple(key for key in touched if key not in held))
+        removed = tuple(key for key in touched if key not in held)
+        return DocumentSet(self.version, "", base, sent, removed, self.scope.server)
 
 
 class DocumentService:
-    """Gives each sidecar the documents in force that concern it.
+    """Gives each sidecar the documents in force that concern it, if its identity may have them.
 
     Attributes:
+        entitlements: who may have which.
+        refusals: the last sidecars that asked for what they may not have, the newest first.
+        refused: how many those were.
         watchers: the sidecars that are connected, in the order in which they came.
         lost: those that are gone.
     """
@@ -191,14 +197,18 @@ class DocumentService:
         self._expiries = Expiries()
         self.watchers: dict[int, Watcher] = {}
         self.lost = LostSidecars()
+        self.entitlements = Entitlements(documents.held)
+        self.refusals: deque[Refusal] = deque(maxlen=REFUSALS_KEPT)
+        self.refused = 0
         documents.listeners.append(self._change)
 
     def _change(self, changes: Sequence[Change]) -> None:
+        self.entitlements.follow(changes)
         for group in self._groups.values():
             group.change(changes)
 
     @property
-    def methods(self) -> dict[bytes, Callable[[ServerCall], Awaitable[None]]]:
+    def methods(self) -> dict[bytes, Method]:
         """For `GrpcServer`."""
         return {WATCH: self.watch}
 
@@ -220,7 +230,7 @@ class DocumentService:
                     self._take(watcher, self._read(call, workload, message))
                 if call.has_ended:
                     break
-                self._give(watcher)
+                self._give(watcher, workload)
                 await call.wait()
         finally:
             del self.watchers[id(watcher)]
@@ -242,14 +252,26 @@ class DocumentService:
         self.watchers[id(watcher)] = watcher
         return watcher
 
-    def _give(self, watcher: Watcher) -> None:
-        """Send the set in force, unless the sidecar has been sent it, or has not yet taken what it was sent before."""
+    def _give(self, watcher: Watcher, workload: Workload) -> None:
+        """Send the set in force, unless the sidecar has been sent it, or has not yet taken what it was sent before.
+        Raises CallFailed if it may not have it."""
         if not self._documents.held:  # until the cluster is known, it keeps what it has
             return
+        if problem := self.entitlements.refusal(workload, watcher.group.scope):
+            self._refuse(watcher, problem)
         group = watcher.group
         if watcher.call.is_drained and watcher.sent != group.version:
             watcher.call.post(group.message(watcher.sent))
             watcher.sent, watcher.sent_at = group.version, self._clock()
+
+    def _refuse(self, watcher: Watcher, problem: str) -> None:
+        """Raises CallFailed. Less than it asks for would not do: without roles, everybody may call."""
+        self.refused += 1
+        now, reason, who = moment(self._clock()), "scope", watcher.spiffe_id
+        self.refusals.appendleft(Refusal(at=now, reason=reason, problem=problem, peer=watcher.peer, spiffe_id=who))
+        fields = {"spiffe_id": who, "peer": watcher.peer, "problem": problem}
+        logger.warning("documents not given", extra={"fields": fields})
+        raise CallFailed(GrpcStatus.PERMISSION_DENIED, problem)
 
     def _read(self, call: ServerCall, workload: Workload, message: bytes) -> SidecarReport:
         """Raises CallFailed."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from meshproxy.config.files import Source
+    from meshproxy.config.sent import SentKind
     from meshproxy.control.sources import DocumentSource
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class MeshDocuments:
         problems: of the texts as they are now.
         held_back: the names of the texts of which another version is in force than the newest, or none.
         listeners: called with the changes whenever another set is in force.
+        on_rejected: called with the problems of newer texts, once for each set of them.
     """
 
     def __init__(self, source: DocumentSource) -> None:
@@ -68,10 +70,16 @@ class MeshDocuments:
         self.held_back: Collection[str] = frozenset()
         self.problems: tuple[Problem, ...] = ()
         self.listeners: list[Callable[[Sequence[Change]], None]] = []
+        self.on_rejected: list[Callable[[Sequence[Problem]], None]] = []
 
     @property
     def held(self) -> Mapping[str, Held]:
         return self._held
+
+    @property
+    def documents(self) -> list[SentKind]:
+        """Those in force."""
+        return [each.document for each in self._held.values()]
 
     @property
     def version(self) -> str:
@@ -120,6 +128,8 @@ class MeshDocuments:
         if problems and problems != self.problems:
             fields = {"problems": [str(problem) for problem in problems], "held_back": sorted(self.held_back)}
             logger.error("documents rejected; sidecars keep the previous ones", extra={"fields": fields})
+            for tell in self.on_rejected:
+                tell(problems)
         self.problems = problems
 
     async def _read(self) -> tuple[Problem, ...]:

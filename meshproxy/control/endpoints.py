@@ -113,6 +113,10 @@ class EndpointTable:
                 self._current[service] = current
         return current
 
+    def is_known(self, service: str) -> bool:
+        """Whether it has been read from the cluster."""
+        return service in self._slices
+
     def counts(self) -> list[tuple[tuple[str], int]]:
         """The number of endpoints of each Service that is known."""
         return [((service,), len(self.current(service).endpoints.endpoints)) for service in sorted(self._slices)]

@@ -7,6 +7,11 @@ status:
     observedGeneration: 4
     reason: Invalid           # or HeldBack: it is good by itself, but others have to change with it
     message: ...
+  - type: ResolvedRefs        # of a ModelServer with a Service, while it is in force; as in the Gateway API
+    status: "False"
+    observedGeneration: 4
+    reason: BackendNotFound
+    message: ...
   sidecars: {concerned: 12, updated: 11}
 """
 
@@ -19,7 +24,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from meshproxy.config.servers import Service
+    from meshproxy.control_api import ServiceEndpoints
+
 ACCEPTED = "Accepted"
+RESOLVED = "ResolvedRefs"
+OURS = (ACCEPTED, RESOLVED)
+"""Conditions, by their types."""
 MESSAGE_CHARACTERS = 4_096
 """A condition may have 32,768."""
 
@@ -35,6 +46,16 @@ class Sidecars:
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """What became of the Service that an object names."""
+
+    is_found: bool | None
+    """None: not known."""
+    problem: str = ""
+    """Why it is not found, or not known."""
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """About one object as it was read last."""
 
@@ -42,17 +63,36 @@ class Verdict:
     """Of the object: the verdict is about nothing else."""
     problems: tuple[str, ...]
     is_in_force: bool
+    reference: Reference | None = None
+    """None: it names no Service."""
 
 
-def condition(verdict: Verdict, generation: int, before: Mapping[str, Any], now: str) -> dict[str, Any]:
-    """The condition `Accepted`.
+def reference_to(service: Service, found: ServiceEndpoints, *, is_known: bool) -> Reference:
+    """Whether there is a Service with the ports that a document names. While it has no endpoints, its ports are not
+    known.
 
     Args:
-        verdict: about the object.
-        generation: `metadata.generation` of the object that it is about.
-        before: the status that the object has.
-        now: RFC 3339.
+        service: as the document has it.
+        found: its endpoints.
+        is_known: it has been read from the cluster.
     """
+    if not is_known:
+        return Reference(None, found.problem)
+    if not found.version:
+        return Reference(is_found=False, problem=found.problem)
+    named = [name for name in (service.rest, service.grpc, service.sidecar) if name is not None]
+    # All objects are looked at every second: most endpoints have all ports, so the first one tells.
+    missing = [name for name in named if not any(name in endpoint.ports for endpoint in found.endpoints)]
+    if found.endpoints and missing:
+        there = {name for endpoint in found.endpoints for name in endpoint.ports}
+        ports = ", ".join(f'"{name}"' for name in sorted(there))
+        problem = f'Service {service.key}: no endpoint has the TCP port "{missing[0]}"; there are: {ports}'
+        return Reference(is_found=False, problem=problem[:MESSAGE_CHARACTERS])
+    return Reference(is_found=True)
+
+
+def _accepted(verdict: Verdict) -> tuple[str, str, str]:
+    """Status, reason and message of the condition `Accepted`."""
     if verdict.problems:
         reason, message = "Invalid", _joined(verdict.problems)
     elif not verdict.is_in_force:
@@ -60,38 +100,56 @@ def condition(verdict: Verdict, generation: int, before: Mapping[str, Any], now:
         message = "it has no problem itself, but others have while it is in force: see those that are not accepted"
     else:
         reason, message = ACCEPTED, ""
-    status = "True" if verdict.is_in_force and not verdict.problems else "False"
-    last = accepted(before)
-    is_same = last is not None and last.get("status") == status
-    return {
-        "type": ACCEPTED,
-        "status": status,
-        "observedGeneration": generation,
-        "lastTransitionTime": last["lastTransitionTime"] if last is not None and is_same else now,
-        "reason": reason,
-        "message": message,
-    }
+    return "True" if verdict.is_in_force and not verdict.problems else "False", reason, message
+
+
+def _resolved(reference: Reference) -> tuple[str, str, str]:
+    """The same of `ResolvedRefs`."""
+    if reference.is_found is None:
+        return "Unknown", "NotRead", reference.problem
+    return ("True", RESOLVED, "") if reference.is_found else ("False", "BackendNotFound", reference.problem)
 
 
 def status_of(
     verdict: Verdict, sidecars: Sidecars, generation: int, before: Mapping[str, Any], now: str
 ) -> dict[str, Any]:
-    """The whole status. Of an object whose newest generation is not in force, no sidecar has that."""
+    """The whole status. Of an object whose newest generation is not in force, no sidecar has that.
+
+    Args:
+        verdict: about the object.
+        sidecars: that have it.
+        generation: `metadata.generation` of the object that it is about.
+        before: the status that the object has.
+        now: RFC 3339.
+    """
+    told = {ACCEPTED: _accepted(verdict)}
+    if verdict.reference is not None and told[ACCEPTED][0] == "True":
+        told[RESOLVED] = _resolved(verdict.reference)
+    conditions = []
+    for kind, (status, reason, message) in told.items():
+        last = _ours(before).get(kind, {})
+        conditions.append(
+            {
+                "type": kind,
+                "status": status,
+                "observedGeneration": generation,
+                "lastTransitionTime": last["lastTransitionTime"] if last.get("status") == status else now,
+                "reason": reason,
+                "message": message,
+            }
+        )
     updated = sidecars.updated if verdict.is_in_force else 0
-    return {
-        "conditions": [condition(verdict, generation, before, now)],
-        "sidecars": {"concerned": sidecars.concerned, "updated": updated},
-    }
+    return {"conditions": conditions, "sidecars": {"concerned": sidecars.concerned, "updated": updated}}
 
 
 def says(before: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
     """Whether an object has this status already."""
-    return accepted(before) == accepted(status) and before.get("sidecars") == status["sidecars"]
+    return _ours(before) == _ours(status) and before.get("sidecars") == status["sidecars"]
 
 
-def accepted(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The condition of ours in a status; a new object has none, or null for all of them."""
-    return next((each for each in status.get("conditions") or () if each.get("type") == ACCEPTED), None)
+def _ours(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The conditions of ours in a status; a new object has none, or null for all of them."""
+    return {each["type"]: each for each in status.get("conditions") or () if each.get("type") in OURS}
 
 
 def _joined(problems: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from lightkube.generic_resource import create_namespaced_resource
 
 from meshproxy.config import crds, schema
 from meshproxy.config.fields import API_VERSION
-from meshproxy.config.files import Source
+from meshproxy.config.files import Source, Written
 from meshproxy.control.reflector import Reflector
 
 if TYPE_CHECKING:
@@ -117,7 +117,18 @@ def read_object(kind: str, shown: Any) -> Source:
     if "spec" in shown:
         kept["spec"] = shown["spec"]
     text = _ODD.sub(_escaped, msgspec.json.encode(kept).decode())
-    return Source(_path(kind, name), text.encode(), is_named=True, is_local=False, root=Path())
+    return Source(_path(kind, name), text.encode(), is_named=True, is_local=False, root=Path(), written=_written(shown))
+
+
+def _written(shown: Any) -> Written | None:
+    """The field manager that has changed the object last, as the API server notes (`metadata.managedFields`), and when.
+    Whose credentials it had, only the audit log of Kubernetes knows. Entries of subresources, such as our status, are
+    no changes of the document."""
+    managed = [each for each in shown["metadata"].get("managedFields") or () if not each.get("subresource")]
+    if not managed:
+        return None
+    last = max(managed, key=lambda each: each.get("time") or "")  # RFC 3339 in UTC, which sorts as text
+    return Written(str(last.get("manager") or "unknown"), str(last.get("time") or ""), is_software=True)
 
 
 def _path(kind: str, name: str) -> Path:

@@ -19,11 +19,11 @@ from meshproxy.refusal import GrpcStatus
 from meshproxy.transport.grpc_server import CallFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from meshproxy.control.authority import Authority
     from meshproxy.control.leaves import Roll
-    from meshproxy.transport.grpc_server import ServerCall
+    from meshproxy.transport.grpc_server import Method, ServerCall
 
 
 class RootsService:
@@ -46,7 +46,7 @@ class RootsService:
             call.wake()
 
     @property
-    def methods(self) -> dict[bytes, Callable[[ServerCall], Awaitable[None]]]:
+    def methods(self) -> dict[bytes, Method]:
         """For `GrpcServer`."""
         return {ROOTS: self.watch}
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import pwd
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.config.file_watch import FileWatch
-from meshproxy.config.files import Source, files_of, read_file, read_files
+from meshproxy.config.files import Source, Written, files_of, read_file, read_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +19,20 @@ if TYPE_CHECKING:
 
 PERIOD = 0.05
 """Seconds between two looks at the files."""
+
+
+def _written(path: Path) -> Written | None:
+    """The owner of a file, and when it was written. Whoever may write the file may be another one."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    try:
+        owner = pwd.getpwuid(found.st_uid).pw_name
+    except KeyError:
+        owner = str(found.st_uid)
+    at = datetime.fromtimestamp(found.st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Written(owner, at, is_software=False)
 
 
 class DocumentSource(Protocol):
@@ -85,7 +101,7 @@ class Files:
         before = self._sources.get(source.name)
         if before is not None and before.content is source.content:
             return before
-        return replace(source, root=Path())
+        return replace(source, root=Path(), written=_written(source.path))
 
     def start(self, changed: Callable[[], None]) -> None:
         self._watch.start(changed)

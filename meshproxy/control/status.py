@@ -11,6 +11,8 @@ from enum import Enum
 
 import msgspec
 
+from meshproxy.view.graph import Reports
+
 API_VERSION = "meshproxy.dev/v1alpha1"
 KIND = "ControlStatus"
 LOOPBACK_PEERS = ("127.", "::1", "::ffff:127.")
@@ -59,7 +61,7 @@ class SidecarEntry(Page, frozen=True, kw_only=True):
 
 
 class Refusal(Page, frozen=True, kw_only=True):
-    """A certificate that was not issued."""
+    """A certificate that was not issued, or documents that were not given."""
 
     at: datetime
     reason: str
@@ -136,10 +138,14 @@ class ControlStatus(Page, frozen=True, kw_only=True):
     """Why what it keeps cannot be read."""
     documents: DocumentsEntry | None = None
     """None: it gives no documents, and knows no sidecars."""
+    document_refusals: tuple[Refusal, ...] = ()
+    """The last sidecars that asked for documents that their identity may not have, the newest first."""
     services: tuple[ServiceEntry, ...] = ()
     sidecars: tuple[SidecarEntry, ...] = ()
     forgotten: int = 0
     """Sidecars that are gone, and are not in the list because that is full."""
+    reports: Reports | None = None
+    """How complete the reports of calls are; None: a control plane of an earlier version does not say."""
 
 
 def is_local(peer: str, host: str) -> bool:

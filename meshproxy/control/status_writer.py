@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 from lightkube.models.meta_v1 import ObjectMeta
 
-from meshproxy.config.schema import KINDS
+from meshproxy.config.schema import KINDS, ModelServer
 from meshproxy.control.cluster import FAILURES, http_status, why
-from meshproxy.control.object_status import Sidecars, Verdict, says, status_of
+from meshproxy.control.object_status import Reference, Sidecars, Verdict, reference_to, says, status_of
 from meshproxy.control.objects import read_object, resource
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from meshproxy.control.distribution import DocumentService
     from meshproxy.control.documents import MeshDocuments
     from meshproxy.control.election import Election
+    from meshproxy.control.endpoints import EndpointTable
     from meshproxy.telemetry.control_metrics import ControlMetrics
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class StatusWriter:
         client: AsyncClient,
         documents: MeshDocuments,
         distribution: DocumentService,
+        table: EndpointTable,
         election: Election,
         metrics: ControlMetrics,
         clock: Callable[[], float] = time.time,
@@ -66,6 +68,7 @@ class StatusWriter:
             client: of the cluster; its namespace is the objects'.
             documents: what was read, and what is in force.
             distribution: knows the sidecars.
+            table: knows the Services that documents name.
             election: tells whether this control plane leads.
             metrics: counts writes.
             clock: seconds since the epoch.
@@ -73,6 +76,7 @@ class StatusWriter:
         self._client = client
         self._documents = documents
         self._distribution = distribution
+        self._table = table
         self._election = election
         self._metrics = metrics
         self._clock = clock
@@ -121,11 +125,24 @@ class StatusWriter:
         for name, source in newest.items():
             if name in self._later:
                 continue
-            verdict = Verdict(source.content, tuple(problems.get(name, ())), name not in held_back)
+            verdict = Verdict(
+                source.content, tuple(problems.get(name, ())), name not in held_back, self._reference_of(name)
+            )
             sidecars = Sidecars(concerned[name], updated[name])
             said = self._said.get(name)
             if said is None or said[0] != verdict or (said[1] != sidecars and now >= said[2] + COUNTS_EVERY):
                 yield name, verdict, sidecars
+
+    def _reference_of(self, name: str) -> Reference | None:
+        """What became of the Service that an object in force names."""
+        held = self._documents.held.get(name)
+        document = held.document if held is not None else None
+        if not isinstance(document, ModelServer) or document.spec.service is None:
+            return None
+        service = document.spec.service
+        return reference_to(
+            service, self._table.current(service.key).endpoints, is_known=self._table.is_known(service.key)
+        )
 
     async def _say(self, name: str, verdict: Verdict, sidecars: Sidecars) -> None:
         """Have one object say this. Raises what a call raises."""

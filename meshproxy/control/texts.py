@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from meshproxy.config.check import find
 from meshproxy.config.checked_set import CheckedSet
 from meshproxy.config.codes import Code
 from meshproxy.config.parse import PROBLEMS, Parsed, parse
+from meshproxy.config.places import find
 from meshproxy.config.problems import Problem
 from meshproxy.control.scope import Held
 
@@ -46,7 +46,7 @@ class Text:
         text = cls(source, parsed, order)
         if not parsed.problems:
             for each, place in text.places().items():
-                held = Held.of(each.document, place)
+                held = Held.of(each.document, place, source.written)
                 text.held[held.key] = held
         return text
 
@@ -61,7 +61,7 @@ class Text:
             if each.kind == "ModelRoleBinding" and not is_open:
                 action = find(each.node, "spec", "action")
                 return action is None or action.value in ("allow", "audit")
-            return each.kind in ("ModelServer", "ModelRoute", "Sidecar")
+            return each.kind in ("ModelServer", "ModelRoute", "ModelRollout", "Sidecar")
 
         return bool(self.parsed.placed) and all(map(is_harmless, self.parsed.placed))
 

@@ -107,6 +107,33 @@ def _models() -> list[dict[str, Any]]:
             "{{ $labels.model }} at {{ $labels.endpoint }} (_any: for all models).",
         ),
         _alert(
+            "MeshproxyRolloutRolledBack",
+            'max by (namespace, rollout) (meshproxy_control_rollout_phase{phase="rolled-back"}) == 1',
+            "0m",
+            TICKET,
+            "The new version of rollout {{ $labels.rollout }} was taken out",
+            "The stable version has all calls again. `meshproxy rollout status {{ $labels.rollout }}` says why.",
+        ),
+        _alert(
+            "MeshproxyRolloutStalled",
+            "max by (namespace, rollout) (meshproxy_control_rollout_stalled) == 1",
+            "0m",
+            TICKET,
+            "Rollout {{ $labels.rollout }} does not go on",
+            "A step has been held for longer than its progressDeadline: too few calls to judge by, or both versions "
+            "are bad. `meshproxy rollout status {{ $labels.rollout }}` says what is missing.",
+        ),
+        _alert(
+            "MeshproxyModelChanged",
+            "max by (namespace, direction, model, version, signal) (meshproxy_control_drift_alarm) == 1",
+            "0m",
+            TICKET,
+            "Model {{ $labels.model }} is not as it was: {{ $labels.signal }}",
+            "The {{ $labels.signal }} of {{ $labels.direction }} calls of version {{ $labels.version }} of "
+            "{{ $labels.model }} are not what they were in the last hours and yesterday, although nobody has rolled "
+            "out anything. `meshproxy findings` says by how much.",
+        ),
+        _alert(
             "MeshproxyHopLag",
             "meshproxy_hop_lag_alarm == 1",
             "0m",

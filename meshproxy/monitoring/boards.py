@@ -198,6 +198,35 @@ def model() -> Board:
             note="Of the pod where it is longest: what calls take beyond what the model server says that they took.",
         ),
     )
+    # Control planes are in another namespace than models.
+    by, of = "model, version, signal", (DIRECTION, MODEL)
+    level, expected = (selected(f"meshproxy_control_drift_{each}", *of) for each in ("level", "expected"))
+    mixes = selected("meshproxy_control_drift_level", *of, 'signal=~"classes|scores"')
+    changed = (
+        lines(
+            "Is it as it was?",
+            "short",
+            ("{{version}} {{signal}}", f"max by ({by}) ({selected('meshproxy_control_drift_alarm', *of)})"),
+            note="1 while it is not as in the last hours and yesterday (docs/drift.md). From control planes.",
+            most=1,
+        ),
+        lines(
+            "Against what is expected",
+            "short",
+            (
+                "{{version}} {{signal}}",
+                f"max by ({by}) ({level} / ({expected} > 0))",
+            ),
+            note="1 is as before. Of failures where some are expected, and of latencies.",
+        ),
+        lines(
+            "How far answers are from what they were",
+            "short",
+            ("{{version}} {{signal}}", f"max by ({by}) ({mixes})"),
+            note="Where answers are read: the population stability index of their classes and scores. Below 0.1 it is "
+            "chance, above 0.25 much.",
+        ),
+    )
     hidden = (
         lines("Retries", "reqps", ("{{reason}}", counted("meshproxy_retries_total", "reason", *here))),
         lines(
@@ -225,6 +254,7 @@ def model() -> Board:
             ("Load", load),
             ("", sizes),
             ("Model, network or proxy?", time),
+            ("Drift", changed),
             ("Failures that callers may not have seen", hidden),
         ),
     )
@@ -296,6 +326,13 @@ def sidecar() -> Board:
             *((name, f"sum(rate({selected(metric, *here)}[{WINDOW}]))") for name, metric in LOST),
             note="Records that outputs and collectors did not take.",
         ),
+        lines(
+            "Audit trail cannot be written",
+            "short",
+            ("{{instance}}", f"{selected('meshproxy_audit_failing', *here)} > 0"),
+            note="1: calls of admin verbs are refused meanwhile, unless adminWithoutTrail says otherwise.",
+            most=1,
+        ),
     )
     return Board(
         "sidecar",
@@ -307,7 +344,8 @@ def sidecar() -> Board:
             ("Traffic", traffic[:2]),
             ("", traffic[2:]),
             ("Trouble", trouble),
-            ("Identity, documents, telemetry", state),
+            ("Identity, documents, telemetry", state[:2]),
+            ("", state[2:]),
         ),
     )
 

@@ -1,4 +1,4 @@
-"""How memory is given out."""
+"""How memory is given back."""
 
 from __future__ import annotations
 
@@ -11,36 +11,6 @@ import pytest
 from meshproxy.control import allocator as module
 from meshproxy.control.allocator import FreePages
 from tests.background import running
-
-PROGRAM = """
-import ctypes, sys
-from meshproxy.control.allocator import map_large_buffers
-libc = ctypes.CDLL(None)
-libc.malloc.argtypes, libc.malloc.restype, libc.free.argtypes = [ctypes.c_size_t], ctypes.c_void_p, [ctypes.c_void_p]
-class Usage(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd usmblks".split()] + [
-        ("rest", ctypes.c_size_t * 4)
-    ]
-libc.mallinfo2.restype = Usage
-if sys.argv[1] == "mapped":
-    assert map_large_buffers()
-libc.free(libc.malloc(1 << 20))  # from now on, glibc has pieces of this size in its heap
-before = libc.mallinfo2().hblks
-kept = [libc.malloc(256 << 10) for _ in range(10)]
-print(libc.mallinfo2().hblks - before)
-"""
-
-
-def mapped(how: str) -> int:
-    """How many of ten buffers are mapped by themselves, in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True)
-    return int(done.stdout)
-
-
-def test_large_buffers_are_mapped() -> None:
-    assert mapped("as it is") == 0
-    assert mapped("mapped") == 10
-
 
 FREED = """
 import ctypes
@@ -92,3 +62,13 @@ async def test_they_are_given_back_while_connections_come(monkeypatch: pytest.Mo
             await given.acquire()
         await asyncio.sleep(0.01)  # time for what should not be
         assert given.locked()  # nobody has come since
+
+
+async def test_and_now_and_then_while_nobody_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages leave some, too."""
+    loop, given = asyncio.get_running_loop(), asyncio.Semaphore(0)
+    monkeypatch.setattr(module, "QUIET_PERIOD", 0.001)
+    monkeypatch.setattr(module, "give_back", lambda: loop.call_soon_threadsafe(given.release))
+    async with asyncio.timeout(10), running(FreePages().follow()):
+        for _ in range(3):
+            await given.acquire()

@@ -34,6 +34,7 @@ from meshproxy.control.store import CERTIFICATE, StoreError
 from meshproxy.control.webhook import Injector
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.peer import PeerRole, read_peer
+from meshproxy.web.login_file import read_login_file
 from tests.control.fake_api_server import FakeApiServer
 from tests.injection.pods import SETTINGS
 from tests.processes.waiting import until
@@ -86,6 +87,22 @@ async def test_it_runs_until_it_is_stopped(tmp_path: Path) -> None:
         await running
 
 
+async def test_with_a_login_commands_have_a_port_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "login.yaml").write_text(LOGIN)
+    login = read_login_file(tmp_path / "login.yaml")
+    control = ControlPlane(replace(settings(tmp_path / "kept"), login=login, commands=Address("127.0.0.1", 0)))
+    running = asyncio.create_task(control.run())
+    await until(lambda: control.listener.address)
+    assert control.web_address != control.commands_address
+    async with aiohttp.ClientSession() as session:
+        for address, status in ((control.web_address, 403), (control.commands_address, 200)):
+            async with session.get(f"http://{address}/status") as answer:
+                assert answer.status == status
+    signal.raise_signal(signal.SIGTERM)
+    async with asyncio.timeout(10):
+        await running
+
+
 async def test_its_ports_are_those_of_ipv6_and_ipv4(tmp_path: Path) -> None:
     """As in a pod, whose cluster may have one of them or both."""
     free = Address("::", 0)
@@ -110,6 +127,12 @@ async def test_its_ports_are_those_of_ipv6_and_ipv4(tmp_path: Path) -> None:
         await running
 
 
+LOGIN = """
+address: http://localhost:18512
+issuer: http://127.0.0.1:18520
+clientId: page
+roles: [{name: viewer, sees: [graph], claims: {groups: ml}}]
+"""
 MESH = """
 {apiVersion: meshproxy.dev/v1alpha1, kind: MeshConfig, metadata: {name: m}, spec: {trustDomain: m.example}}
 ---

@@ -12,8 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from meshproxy.audit.lines import Kind, read_line
 from meshproxy.control import attestation, authority, channel, service_accounts
 from meshproxy.control.attestation import Attestation, Shown, make_token
+from meshproxy.control.audit import ControlAudit
 from meshproxy.control.authority import Authority, RequestRefused, authority_of
 from meshproxy.control.channel import ASKING, ISSUE_BURST, REFUSAL_BURST, STATUSES, IdentityService, Paces
 from meshproxy.control.issued_keys import IssuedKeys
@@ -30,6 +32,7 @@ from meshproxy.sidecar.new_key import make_key
 from meshproxy.telemetry.control_metrics import ControlMetrics
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.grpc_server import CallFailed
+from tests.audit.trails import line_of
 from tests.control.shown import shown_tls
 from tests.control.test_attestation import MemoryTokens
 from tests.processes.waiting import until
@@ -73,6 +76,9 @@ class Pods:
 class World:
     def __init__(self, folder: Path) -> None:
         self.now = NOW
+        self.lines: list[bytes] = []
+        self.missing = ""
+        """Why the trail cannot be written."""
         self.tokens = MemoryTokens()
         self.metrics = ControlMetrics()
         self.pods = Pods()
@@ -87,6 +93,7 @@ class World:
             3_600.0,
             self.metrics,
             lambda: self.now,
+            ControlAudit(self.lines.append, lambda: self.now, lambda: self.missing),
         )
 
     async def issue(self, token: str = "", peer: Workload | None = None, **of_call: Any) -> IssueResponse:
@@ -111,7 +118,12 @@ def world(tmp_path: Path) -> World:
 
 
 def test_each_reason_has_a_status() -> None:
-    assert set(STATUSES) == authority.REASONS | attestation.REASONS | {"key-reused", "rate", "store"}
+    assert set(STATUSES) == authority.REASONS | attestation.REASONS | {
+        "key-reused",
+        "rate",
+        "store",
+        "audit-unavailable",
+    }
 
 
 async def test_a_workload_joins_and_renews(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -314,8 +326,22 @@ async def test_a_store_that_fails_is_not_the_workloads_fault(world: World, monke
     assert await world.refused("mpj1-x") == (GrpcStatus.UNAVAILABLE, "the disk is full")
 
 
+async def test_without_a_trail_nothing_is_issued_and_the_token_is_kept(world: World) -> None:
+    token = make_token(world.tokens, ID, NOW, 600.0)
+    world.missing = "No space left on device"
+    status, message = await world.refused(token)
+    assert (status, world.counted("refused", "audit-unavailable")) == (GrpcStatus.UNAVAILABLE, 1.0)
+    assert "No space left on device" in message
+    world.missing = ""
+    await world.issue(token)
+    assert [read_line(line_of(body)).kind for body in world.lines] == [
+        Kind.CERTIFICATE_REFUSED,
+        Kind.CERTIFICATE_ISSUED,
+    ]
+
+
 async def test_a_message_of_another_kind(world: World) -> None:
-    for message in (b"", b"[]", b'{"csr": 1}', b"{"):
+    for message in (b"", b"[]", b'{"csr": 1}', b"{", b'{"x":' + b"[" * 50_000):
         call: Any = FakeCall(message)
         with pytest.raises(CallFailed, match="not a IssueRequest") as caught:
             await world.service.issue(call)
@@ -346,3 +372,13 @@ def test_a_key_that_has_used_nothing_is_forgotten() -> None:
     assert list(paces._buckets) == ["b", "c"]
     assert paces.take("c", 9.0)
     assert list(paces._buckets) == ["c"]
+
+
+def test_a_clock_that_was_set_back_locks_nobody_out() -> None:
+    paces = Paces(1.0, 1.0)
+    assert paces.take("a", 10_000.0)
+    assert not paces.take("a", 9_999.5)
+    assert paces.take("a", 6_400.0)
+    assert not paces.take("a", 6_400.5)
+    assert paces.is_exhausted("a", 6_400.5)
+    assert not paces.is_exhausted("a", 3_600.0)

@@ -12,6 +12,7 @@ from meshproxy.control.finding import Finding, worst
 from meshproxy.control.fleet import Level
 from meshproxy.control.status import DocumentsEntry, Refusal, ServiceEntry, SidecarState, WaitingToken
 from tests.control.statuses import NOW, VERSION, ago, answer, entry, status
+from tests.view.meshes import mesh
 
 
 def bad(*answers: Answer) -> list[Finding]:
@@ -32,7 +33,7 @@ def test_a_mesh_that_is_well() -> None:
     assert [each.section for each in findings] == sorted(
         (each.section for each in findings), key=["control plane", "identities", "documents", "sidecars"].index
     )
-    assert len({each.check for each in findings}) == len(findings) == 17
+    assert len({each.check for each in findings}) == len(findings) == 19
 
 
 def test_nobody_answers() -> None:
@@ -130,6 +131,19 @@ def test_clocks(seconds: float, level: Level, problem: str) -> None:
         (
             {"documents": DocumentsEntry(version=VERSION, source_problem="ModelRole: 403 Forbidden")},
             *("the control plane sees", Level.WARNING, "ModelRole: 403 Forbidden"),
+        ),
+        (
+            {
+                "document_refusals": tuple(
+                    Refusal(at=ago(seconds), reason="scope", problem="a/b is no server", peer="h:1")
+                    for seconds in (5, 601)
+                )
+            },
+            *("sidecars ask for", Level.WARNING, "1 in 10m; the last: a/b is no server"),
+        ),
+        (
+            {"reports": mesh(20, NOW.timestamp()).reports(NOW.timestamp() + 12.0)},
+            *("sidecars report", Level.WARNING, "1 sidecar processes have fallen silent: what they carry is missing"),
         ),
         ({"forgotten": 4}, "sidecars stay", Level.WARNING, "some were lost; 4 more are not listed any more"),
     ],

@@ -55,7 +55,7 @@ class World:
 
     @asynccontextmanager
     async def watching(self, call: Any) -> AsyncIterator[asyncio.Task[None]]:
-        task: asyncio.Task[None] = asyncio.create_task(self.service.methods[WATCH_ENDPOINTS](call))  # type: ignore[arg-type]
+        task: asyncio.Task[None] = asyncio.create_task(self.service.methods[WATCH_ENDPOINTS](call))
         try:
             yield task
         finally:

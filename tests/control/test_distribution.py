@@ -20,10 +20,12 @@ from meshproxy.identity.caller import Workload
 from meshproxy.refusal import GrpcStatus
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.grpc_server import CallFailed
-from tests.control.test_documents import MESH, ROUTE, SERVER, Texts
+from tests.control import test_documents
+from tests.control.test_documents import MESH, ROUTE, Texts
 
 NOW = 1_000.0
 INBOUND, OUTBOUND = Scope("s"), Scope(outbound=True)
+SERVER = test_documents.SERVER.replace("spec: {", "spec: {workload: {namespace: a, serviceAccount: b}, ")
 OTHER = SERVER.replace("name: s", "name: other")
 
 
@@ -112,7 +114,7 @@ class World:
 
     @asynccontextmanager
     async def watching(self, call: Any) -> AsyncIterator[asyncio.Task[None]]:
-        task: asyncio.Task[None] = asyncio.create_task(self.service.methods[WATCH](call))  # type: ignore[arg-type]
+        task: asyncio.Task[None] = asyncio.create_task(self.service.methods[WATCH](call))
         try:
             yield task
         finally:
@@ -135,6 +137,36 @@ async def world() -> World:
     world = World()
     await world.documents.first()
     return world
+
+
+async def test_what_an_identity_may_not_have_is_refused(world: World) -> None:
+    """Whole: without the roles it asks for, everybody could call it."""
+    stranger = Workload("spiffe://m.example/ns/shop/sa/x", "m.example", "shop", "x", NOW + 60.0)
+    for scope in (INBOUND, None):
+        call = FakeCall(stranger)
+        async with world.watching(call) as task:
+            call.say(scope)
+            with pytest.raises(CallFailed, match="no ModelServer names it") as refused:
+                await asyncio.wait_for(task, 5)
+        assert refused.value.status is GrpcStatus.PERMISSION_DENIED
+        assert call.sent.empty()
+    assert (world.service.refused, world.service.watchers) == (2, {})
+    assert {(each.reason, each.spiffe_id) for each in world.service.refusals} == {("scope", stranger.spiffe_id)}
+    call = FakeCall(stranger)
+    async with world.watching(call):
+        call.say(OUTBOUND)
+        assert "MeshConfig/m" in keys(await call.given())
+
+
+async def test_what_it_may_not_have_any_more_is_not_sent(world: World) -> None:
+    call = FakeCall(workload())
+    async with world.watching(call) as task:
+        call.say()
+        await call.given()
+        await world.change(SERVER.replace("namespace: a", "namespace: elsewhere"))
+        with pytest.raises(CallFailed, match="no ModelServer names it"):
+            await asyncio.wait_for(task, 5)
+    assert call.sent.empty()
 
 
 async def test_a_sidecar_is_given_what_it_does_not_have(world: World) -> None:

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshproxy.control.object_status import MESSAGE_CHARACTERS, Sidecars, Verdict, accepted, says, status_of
+import msgspec
+import pytest
+
+from meshproxy.config.servers import Service
+from meshproxy.control.object_status import (
+    MESSAGE_CHARACTERS,
+    Reference,
+    Sidecars,
+    Verdict,
+    reference_to,
+    says,
+    status_of,
+)
+from meshproxy.control_api import ServiceEndpoint, ServiceEndpoints
 
 GOOD = Verdict(b"{}", (), is_in_force=True)
 BAD = Verdict(b"{}", ("spec.server: no ModelServer named x",), is_in_force=False)
@@ -66,7 +79,53 @@ def test_what_is_said_already() -> None:
     assert not says({"conditions": None}, told(GOOD))
     others = {"type": "Ready", "status": "True"}
     assert says({**before, "conditions": [others, *before["conditions"]]}, told(GOOD, before))
-    assert accepted({"conditions": [others]}) is None
+    assert not says({"conditions": [others]}, told(GOOD))
+
+
+SERVICE = Service("serving", "models", sidecar="mesh")
+READ = ServiceEndpoints("serving/models", "v")
+
+
+def endpoints(*ports: str) -> ServiceEndpoints:
+    return ServiceEndpoints("serving/models", "v", (ServiceEndpoint("10.0.0.1", dict.fromkeys(ports, 1), ""),))
+
+
+@pytest.mark.parametrize(
+    ("found", "is_known", "expected"),
+    [
+        (endpoints("mesh", "rest"), True, ("True", "ResolvedRefs", "")),
+        (msgspec.structs.replace(READ, endpoints=endpoints("rest").endpoints + endpoints("mesh").endpoints), True,
+         ("True", "ResolvedRefs", "")),  # one has it, as in the middle of a roll-out
+        (READ, True, ("True", "ResolvedRefs", "")),  # no pod is ready: of its ports nothing is known
+        (ServiceEndpoints("serving/models", problem="there is none"), True,
+         ("False", "BackendNotFound", "there is none")),
+        (endpoints("rest", "grpc"), True,
+         ("False", "BackendNotFound",
+          'Service serving/models: no endpoint has the TCP port "mesh"; there are: "grpc", "rest"')),
+        (ServiceEndpoints("serving/models", problem="not read"), False, ("Unknown", "NotRead", "not read")),
+    ],
+)  # fmt: skip
+def test_the_service_that_an_object_names(
+    found: ServiceEndpoints, is_known: bool, expected: tuple[str, str, str]
+) -> None:
+    verdict = Verdict(b"{}", (), is_in_force=True, reference=reference_to(SERVICE, found, is_known=is_known))
+    accepted, resolved = told(verdict)["conditions"]
+    assert (accepted["type"], resolved["type"]) == ("Accepted", "ResolvedRefs")
+    assert (resolved["status"], resolved["reason"], resolved["message"]) == expected
+    assert resolved["observedGeneration"] == 4
+
+
+def test_each_condition_has_a_time_of_its_own() -> None:
+    missing = Verdict(b"{}", (), is_in_force=True, reference=Reference(is_found=False, problem="there is none"))
+    before = told(missing, now=THEN)
+    there = Verdict(b"{}", (), is_in_force=True, reference=Reference(is_found=True))
+    assert [each["lastTransitionTime"] for each in told(there, before)["conditions"]] == [THEN, NOW]
+    assert not says(before, told(there, before))
+
+
+def test_of_what_is_not_in_force_nothing_is_resolved() -> None:
+    held_back = Verdict(b"{}", (), is_in_force=False, reference=Reference(is_found=True))
+    assert [each["type"] for each in told(held_back)["conditions"]] == ["Accepted"]
 
 
 def test_a_message_has_an_end() -> None:

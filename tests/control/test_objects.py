@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproxy.config.files import Source
+from meshproxy.config.files import Source, Written
 from meshproxy.config.parse import Parsed, parse
 from meshproxy.control.objects import read_object
 from tests.control.keeping import KeepingTests
@@ -39,6 +39,19 @@ def test_what_others_say_of_an_object_is_not_kept() -> None:
     assert read(shown(RULES)) == read(shown(RULES, resourceVersion="7", annotations={"a": "b"}))
     assert read(shown(RULES)).name == "ModelRole/r"
     assert read(shown(RULES)) != read(shown({"rules": []}))
+
+
+def test_who_changed_an_object_last() -> None:
+    managed = [
+        {"manager": "helm", "time": "2026-11-30T10:00:00Z"},
+        {"manager": "kubectl-edit", "time": "2026-11-30T12:00:00Z"},
+        {"manager": "meshproxy", "time": "2026-11-30T13:00:00Z", "subresource": "status"},
+    ]
+    assert read(shown(RULES, managedFields=managed)).written == Written(
+        "kubectl-edit", "2026-11-30T12:00:00Z", is_software=True
+    )
+    assert read(shown(RULES, managedFields=None)).written is None
+    assert read(shown(RULES)).written == Written("unknown", "", is_software=True)
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1))

@@ -65,7 +65,7 @@ class World:
 
     @asynccontextmanager
     async def watching(self, call: Any) -> AsyncIterator[asyncio.Task[None]]:
-        task: asyncio.Task[None] = asyncio.create_task(self.service.methods[ROOTS](call))  # type: ignore[arg-type]
+        task: asyncio.Task[None] = asyncio.create_task(self.service.methods[ROOTS](call))
         try:
             yield task
         finally:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from meshproxy.config import schema
 from meshproxy.config.fields import BindingSubject, Metadata, TextMatch, WorkloadSubject
 from meshproxy.config.own_host import misfits
+from meshproxy.config.rollouts import Arm, ModelRollout, RolloutSpec
 from meshproxy.config.routes import Destination, Fallback, Match, Mirror, ModelRoute, RouteSpec
 from meshproxy.config.schema import BindingSpec, MeshConfig, MeshSpec, ModelRole, ModelRoleBinding, RoleSpec, Rule
 from meshproxy.config.servers import Endpoint, ModelServer, ServerSpec, Service
@@ -20,11 +21,11 @@ from meshproxy.control.scope import Change, Held, Selection, servers_of
 from meshproxy.control_api import Scope
 from meshproxy.identity.caller import ANONYMOUS, Caller, Workload
 from meshproxy.inference.call import Call, ModelRef, Verb
-from meshproxy.policy.compile import compile_policy
 from meshproxy.refusal import Refusal
 from meshproxy.routing.carried_state import CarriedState
 from meshproxy.routing.routes import Route, Routes, compile_routes
 from meshproxy.routing.servers import Servers
+from meshproxy.sidecar.snapshots import inbound_snapshot
 
 DOMAIN = "m.example"
 SERVERS = ("s1", "s2", "s3", "s4")
@@ -36,6 +37,7 @@ CALLERS = (
 )
 CALLS = (
     *(Call(verb) for verb in Verb if verb.is_admin),
+    Call(Verb.STATUS),
     *(Call(verb, (ModelRef(name),)) for verb in (Verb.PREDICT, Verb.STATUS) for name in MODELS),
     *(Call(Verb.PREDICT, (ModelRef(name, "1"),)) for name in MODELS),
     Call(Verb.PREDICT, (ModelRef("a"), ModelRef("b"))),
@@ -80,15 +82,18 @@ routes = st.builds(
 )
 
 
-def server(name: str, host: str = "") -> ModelServer:
+def server(name: str, host: str = "", models: tuple[str, ...] = ()) -> ModelServer:
     hosts = (f"{name}.{host}",) if host else ()
-    return ModelServer(**named(name), spec=ServerSpec((Endpoint(rest=f"{name}:1"),), hosts=hosts))
+    return ModelServer(**named(name), spec=ServerSpec((Endpoint(rest=f"{name}:1"),), hosts=hosts, models=models))
 
 
 @st.composite
 def meshes(draw: st.DrawFn) -> dict[str, Held]:
     """The documents of a mesh, as the control plane has checked them."""
-    found: list[Any] = [MeshConfig(**named("m"), spec=MeshSpec(DOMAIN)), *(server(name) for name in SERVERS)]
+    listed = draw(st.sampled_from([(), ("a",), ("b",), ("ab", "b"), ("other",)]))
+    first, *others = SERVERS
+    servers = [server(first, models=listed), *map(server, others)]
+    found: list[Any] = [MeshConfig(**named("m"), spec=MeshSpec(DOMAIN)), *servers]
     some = draw(st.lists(roles, max_size=3, unique_by=lambda role: role.metadata.name))
     found += some
     if some:
@@ -110,6 +115,11 @@ scopes = st.sampled_from(
         Scope("s1"),
         Scope("s1", True),
         Scope("s1", True, ""),
+        Scope("s1", models=True),
+        Scope("s1", True, models=True),
+        Scope("s2", models=True),
+        Scope("missing", models=True),
+        Scope("", True, models=True),
         Scope("s2"),
         Scope("", True),
         Scope("", True, "s2"),
@@ -140,8 +150,10 @@ def documents(held: dict[str, Held], scope: Scope) -> schema.Documents:
 
 
 def decided(mesh: schema.Documents) -> list[object]:
-    """Every decision on inbound calls."""
-    policy = compile_policy(mesh.roles, mesh.bindings, DOMAIN)
+    """Every decision on inbound calls, and what may be seen of answers to those that are refused."""
+    snapshot = inbound_snapshot(mesh, {}, None, CarriedState())
+    assert snapshot is not None
+    policy = snapshot.policy
     found: list[object] = []
     for caller in CALLERS:
         for call in CALLS:
@@ -150,6 +162,9 @@ def decided(mesh: schema.Documents) -> list[object]:
                     found.append(policy.decide(caller, call, "10.0.0.1:1", headers))
                 except Refusal as refusal:
                     found.append((refusal.reason, str(refusal), refusal.rule, refusal.audits, refusal.conditions))
+                    found.append(policy.decide_partly(caller, call, "10.0.0.1:1", headers))
+                    if len(call.models) == 1:
+                        found.append(policy.may_see(caller, call, "1", "10.0.0.1:1", headers))
     return found
 
 
@@ -245,6 +260,26 @@ def test_what_does_not_concern_a_sidecar_is_left_out() -> None:
     assert selection.apply([change], {**mesh, "ModelServer/s3": other}) == frozenset()
 
 
+def rollout(name: str, stable: Arm, candidate: Arm) -> ModelRollout:
+    return ModelRollout(**named(name), spec=RolloutSpec("a", stable, candidate))
+
+
+def test_rollouts_concern_the_sidecars_that_choose() -> None:
+    """And the servers of their arms; a sidecar of an earlier version does not know them."""
+    inner = rollout("in", Arm("1"), Arm("2"))
+    outer = rollout("out", Arm(server="s1"), Arm(server="s4"))
+    sockets = Endpoint(rest="127.0.0.1:1")
+    beside = ModelServer(**named("s4"), spec=ServerSpec((sockets,)))
+    mesh = held(MeshConfig(**named("m"), spec=MeshSpec(DOMAIN)), inner, outer, server("s1"), beside)
+
+    def keys(scope: Scope) -> set[str]:
+        return set(Selection(scope, mesh).documents) - {"MeshConfig/m"}
+
+    assert keys(Scope("s1", rollouts=True)) == {"ModelRollout/in", "ModelServer/s1"}
+    assert keys(Scope("", True, "", rollouts=True)) == {"ModelRollout/out", "ModelServer/s1", "ModelServer/s4"}
+    assert keys(Scope("", True, "")) == {"ModelServer/s1"}
+
+
 def test_the_servers_that_a_route_names() -> None:
     spec = RouteSpec(
         ("a",), server="s1", split=(Destination(1, "s2"), Destination(1)), mirror=Mirror("s3"), fallback="s4"
@@ -280,3 +315,42 @@ def test_a_server_beside_another_sidecar_is_no_server_to_call(endpoints: tuple[E
     assert has_it(Scope("", True)), "an older sidecar does not say where its calls go"
     route = Held.of(ModelRoute(**named("r"), spec=RouteSpec(("a",), directions=("outbound",), server="local")), "9")
     assert "ModelServer/local" in Selection(Scope("", True, ""), {**mesh, route.key: route}).documents
+
+
+def test_roles_of_models_that_the_server_does_not_list_are_left_out() -> None:
+    """Nor their bindings. For a sidecar that does not refuse other models they all matter."""
+
+    def role(name: str, *models: str) -> ModelRole:
+        return ModelRole(**named(name), spec=RoleSpec((Rule(models, ("predict",)),)))
+
+    def binding(name: str, role: str) -> ModelRoleBinding:
+        subjects = (BindingSubject(workload=WorkloadSubject(namespace="n")),)
+        return ModelRoleBinding(**named(name), spec=BindingSpec(role, subjects, "deny"))
+
+    mesh = held(
+        MeshConfig(**named("m"), spec=MeshSpec(DOMAIN)),
+        server("s1", models=("fraud", "churn")),
+        *(role(name, *models) for name, models in [("one", ("fraud",)), ("glob", ("x", "ch*")), ("no", ("prices",))]),
+        *(binding(f"to-{name}", name) for name in ("one", "glob", "no")),
+    )
+    selection = Selection(Scope("s1", models=True), mesh)
+    about = {"ModelRole/one", "ModelRoleBinding/to-one", "ModelRole/glob", "ModelRoleBinding/to-glob"}
+    no = {"ModelRole/no", "ModelRoleBinding/to-no"}
+    basis = {"MeshConfig/m", "ModelServer/s1"}
+    assert set(selection.documents) == basis | about
+    assert set(Selection(Scope("s1"), mesh).documents) == basis | about | no
+
+    def apply(*documents: ModelRole | ModelServer) -> frozenset[str]:
+        found = held(*documents)
+        changes = [Change(key, mesh[key], each) for key, each in found.items()]
+        mesh.update(found)
+        return selection.apply(changes, mesh)
+
+    # A role that comes to be about a listed model brings its bindings; one that is no more takes them along.
+    assert apply(role("no", "*"), role("one", "else")) == no | {"ModelRole/one", "ModelRoleBinding/to-one"}
+    assert apply(role("no", "fraud")) == {"ModelRole/no"}
+    # Another list; and none.
+    assert apply(server("s1", models=("churn",))) == no | {"ModelServer/s1"}
+    assert set(selection.documents) == {"ModelRole/glob", "ModelRoleBinding/to-glob"} | basis
+    apply(server("s1"))
+    assert set(selection.documents) == basis | about | no

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 from pathlib import Path
 
+from meshproxy.config.files import Written
 from meshproxy.control.sources import DocumentSource, Files
 
 
@@ -32,6 +34,17 @@ async def test_relative_paths_are_those_of_the_sidecars(tmp_path: Path) -> None:
     (source,) = sources.values()
     assert source is not None
     assert source.folder / "keys.json" == Path("keys.json")
+
+
+async def test_who_wrote_a_file_and_when(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("a")
+    os.utime(path, (1_796_042_683, 1_796_042_683))
+    sources, _ = await Files([str(tmp_path)]).read()
+    (source,) = sources.values()
+    assert source is not None
+    owner = pwd.getpwuid(os.getuid()).pw_name
+    assert source.written == Written(owner, "2026-11-30T12:44:43Z", is_software=False)
 
 
 async def test_what_cannot_be_read(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from meshproxy.control import status_writer as module
 from meshproxy.control.cluster import connect
+from meshproxy.control.endpoints import EndpointTable, NamedServices
+from meshproxy.control.slices import SERVICE_NAME, EndpointSlice, SliceEndpoint, SliceMetadata, SlicePort
 from meshproxy.control.status_writer import StatusWriter
 from tests.background import running
 from tests.control.conftest import FakeServer
@@ -44,7 +46,8 @@ class World:
     def __init__(self, server: FakeServer, it: Keeping) -> None:
         self.fake, self.it = server.fake, it
         self.now = 1_800_000_000.0
-        self.election, self.sidecars = Leads(), Holders()
+        self.election, self.sidecars, self.services = Leads(), Holders(), EndpointTable()
+        it.documents.listeners.append(NamedServices(self.services).follow)
         self.client = server.client
         self.namespace = server.namespace
         self.writer = self.another()
@@ -53,7 +56,8 @@ class World:
         """As another control plane has it."""
         distribution: Any = self.sidecars
         election: Any = self.election
-        return StatusWriter(self.client, self.it.documents, distribution, election, self.it.metrics, lambda: self.now)
+        documents, clock = self.it.documents, lambda: self.now
+        return StatusWriter(self.client, documents, distribution, self.services, election, self.it.metrics, clock)
 
     def key(self, name: str) -> Key:
         kind, _, short = name.partition("/")
@@ -93,6 +97,28 @@ async def test_each_object_is_told_what_became_of_it_once(world: World) -> None:
         await world.writer.look()
     assert [each.path for each in world.fake.requests[requests:]] == []
     assert world.it.metrics.status_writes.labels("ok").value == 3
+
+
+async def test_whether_the_service_is_there_that_a_server_names(world: World) -> None:
+    def said() -> list[tuple[str, str]]:
+        return [(each["type"], each["status"]) for each in world.shown("ModelServer/t")["status"]["conditions"]]
+
+    service = {"namespace": "models", "name": "a", "sidecar": "mesh"}
+    await world.it.write("ModelServer", "t", {"service": service, "workload": {"spiffeId": "spiffe://m.example/a"}})
+    await world.it.become("MeshConfig/m", "ModelServer/s", "ModelServer/t")
+    for slices, expected in ((None, "Unknown"), ([], "False"), ([a_slice("mesh")], "True"), ([], "False")):
+        if slices is not None:
+            world.services.replace({"models/a"}, slices)
+        await world.writer.look()
+        assert said() == [("Accepted", "True"), ("ResolvedRefs", expected)]
+    writes = world.writes()
+    await world.writer.look()
+    assert world.writes() == writes
+
+
+def a_slice(port: str) -> EndpointSlice:
+    metadata = SliceMetadata("a-1", "models", {SERVICE_NAME: "a"})
+    return EndpointSlice(metadata, (SliceEndpoint(("10.0.0.1",)),), (SlicePort(port, 8500),))
 
 
 async def test_a_status_is_no_change_of_the_documents(world: World) -> None:
