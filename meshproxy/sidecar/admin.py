@@ -10,12 +10,13 @@
     GET  /tap       a line of each call that ends (loopback only, `live_pages`)
     GET  /stat      counts of calls, every second (loopback only, `live_pages`)
     GET  /calls     the calls of a worker, for the hop lag (loopback only)
+    GET  /reports   what a worker has to report to the control plane, for its supervisor (loopback only)
     POST /drain     the same as SIGTERM (loopback only; not on the admin port of a worker)
 
 `/scaling` says nothing that `/metrics` does not, and is read like it: by another pod, which knows the address of this
 one and has no credentials.
 
-The last six answer loopback peers that name a loopback host: a page in a browser on this host can send requests to
+The last seven answer loopback peers that name a loopback host: a page in a browser on this host can send requests to
 them under the name of the attacker's site (DNS rebinding), and a server that fetches URLs can be made to
 (CVE-2024-40632).
 """
@@ -46,7 +47,7 @@ JSON = ((b"content-type", b"application/json"), (b"x-content-type-options", b"no
 READ_ONLY = frozenset(
     {
         *(b"/livez", b"/live", b"/readyz", b"/ready", b"/healthz/ready"),
-        *(b"/metrics", b"/scaling", b"/config", b"/status", b"/calls"),
+        *(b"/metrics", b"/scaling", b"/config", b"/status", b"/calls", b"/reports"),
     }
 )
 LIVE = frozenset({b"/tap", b"/stat"})
@@ -100,6 +101,7 @@ class Admin:
         serve_live: serves `/tap` and `/stat` to clients on this host.
         is_worker: this is one of several workers, which is not drained by itself.
         relay: gives the page to append to `/metrics`.
+        reports: gives the page `/reports` for its query; None: there is none.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Admin:
         *,
         is_worker: bool = False,
         relay: Relay = _relays_nothing,
+        reports: Callable[[bytes], bytes] | None = None,
     ) -> None:
         self._loop = loop
         self._registry = registry
@@ -118,6 +121,7 @@ class Admin:
         self._serve_live = serve_live
         self._is_worker = is_worker
         self._relay = relay
+        self._reports = reports
         self._tasks: set[asyncio.Task[None]] = set()
 
     def serve(self, stream: Downstream, head: RequestHead) -> None:
@@ -142,6 +146,8 @@ class Admin:
             self._metrics(stream, sink, head)
         elif path == b"/scaling":
             self._begin(self._show_scaling(stream, head))
+        elif path == b"/reports" and self._reports is not None and _is_local(stream, head):
+            reply(stream, head, 200, self._reports(query), JSON)
         elif path in (b"/config", b"/status", b"/calls", b"/drain", *LIVE):
             self._operate(stream, head, path)
         else:

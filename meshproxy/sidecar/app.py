@@ -17,8 +17,10 @@ from meshproxy.config.schema import Documents
 from meshproxy.inference.call import Call, Verb
 from meshproxy.proxy.pipeline import Pipeline
 from meshproxy.proxy.shed import SHED_GRPC, SHED_REST
+from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.carried_state import CarriedState
 from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, NoListenerEvents
+from meshproxy.sidecar.answer_reading import AnswerReading
 from meshproxy.sidecar.clusters import Clusters
 from meshproxy.sidecar.configuration import Configuration
 from meshproxy.sidecar.direction import Direction
@@ -33,7 +35,6 @@ from meshproxy.sidecar.tokens import Tokens
 from meshproxy.sidecar.tracing import Tracing
 from meshproxy.sidecar.worker import Report, read_documents, send_reports, watch_supervisor
 from meshproxy.telemetry.access_log import AccessLog
-from meshproxy.telemetry.audit import AuditLog
 from meshproxy.telemetry.json_lines import JsonLines
 from meshproxy.telemetry.line_writer import LineWriter
 from meshproxy.telemetry.log_encoding import UtcClock
@@ -50,15 +51,19 @@ from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from meshproxy.identity.certificates import OwnIdentity
     from meshproxy.proxy.snapshot import Snapshot
     from meshproxy.sidecar.control_link import ControlLink
     from meshproxy.sidecar.document_source import DocumentSource
     from meshproxy.sidecar.live_pages import LivePages
+    from meshproxy.sidecar.report_queue import ReportQueue
     from meshproxy.sidecar.rotation import LoadedIdentity
     from meshproxy.sidecar.worker import WorkerSlot
+    from meshproxy.telemetry.audit import AuditLog
+    from meshproxy.telemetry.audit_writer import AuditWriter
+    from meshproxy.telemetry.call_reports import CallReports
 
 logger = logging.getLogger(__name__)
 
@@ -120,10 +125,40 @@ class Sidecar:
             access_log = log = AccessLog(access, clock)
             self.metrics.access_log_filtered.read_from(lambda: [((), log.filtered)])
             sinks.append(log)
-        if (audit := _open_sink(spec.audit_log)) is not None:
-            self.metrics.audit_dropped.read_from(lambda: [((), audit.dropped)])
-            self._log_sinks.append(audit)
-            sinks.append(AuditLog(audit, clock, self.metrics.audit_events))
+        audit_log: AuditLog | None = None
+        self._trail: AuditWriter | None = None
+        if spec.audit_log != "off":
+            from meshproxy.telemetry.audit import AuditLog  # its memory is for those who have a trail
+            from meshproxy.telemetry.audit_trail import open_trail
+            from meshproxy.telemetry.audit_writer import TRAFFIC_BYTES
+
+            number = slot.number if slot is not None else None
+            self._trail = trail = open_trail(spec.audit_log, spec.audit, documents.sidecar.metadata.name, number)
+            self.metrics.audit_dropped.read_from(lambda: [((), trail.dropped)])
+            self.metrics.audit_failing.read_from(lambda: [((), int(bool(trail.problem)))])
+            audit_log = AuditLog(
+                trail.write, clock, self.metrics.audit_events, write_traffic=partial(trail.write, most=TRAFFIC_BYTES)
+            )
+            sinks.append(audit_log)
+        reported: CallReports | None = None
+        self.reports: ReportQueue | None = None
+        told: Callable[[bytes], bytes] | None = None
+        if spec.control_plane is not None:
+            # Their memory is for those who have a control plane.
+            from meshproxy.sidecar.report_queue import ReportQueue
+            from meshproxy.telemetry.call_reports import CallReports
+
+            reported = CallReports(self.metrics.requests.model_labels, lambda: clock.offset)
+            sinks.append(reported.observe)
+            number = slot.number if slot is not None else 0
+            self.reports = ReportQueue(reported, documents.sidecar.metadata.name, number, time.monotonic)
+            if slot is not None:
+                from meshproxy.sidecar.worker_reports import tell  # to the supervisor, who has the link
+
+                told = partial(tell, self.reports)
+            if link is not None:
+                link.report(self.reports, lambda: {0: self.admin.address})
+                self.metrics.control_reports.read_from(link.count_reports)
         observer = Observer(self.metrics.telemetry_failures, sinks)
 
         # Sockets: the settings that connections share.
@@ -157,7 +192,8 @@ class Sidecar:
         # identity rotates without a reload.
         traffic = UpstreamMetrics(self.metrics.registry, self.metrics.requests.model_labels)
         self.identity = IdentityRotation(identity, self.metrics)
-        self.clusters = Clusters(upstream, traffic, traffic, self.identity.client_context)
+        own = self.identity
+        self.clusters = Clusters(upstream, traffic, traffic, own.client_context, own.client_h1_context)
         self.tokens = Tokens(self.metrics, outbox)
         self.tracing = Tracing(
             os.environ, partial(connections, "", Limits(), Times()), self.metrics, lambda: clock.offset
@@ -174,6 +210,7 @@ class Sidecar:
             tracing=self.tracing,
             identity=self.identity,
             access_log=access_log,
+            audit_log=audit_log,
         )
         compiled = self.configuration.compile(documents)
 
@@ -190,6 +227,7 @@ class Sidecar:
                 on_limit=partial(self.limit, direction),
                 traffic=traffic,
                 repeat=observer.repeat,
+                admit_admin=self._admit_admin if self._trail is not None else None,
             )
 
         for shared in downstream.values():
@@ -243,8 +281,21 @@ class Sidecar:
             observer,
             lambda remote: self.inbound is not None and self.inbound.permits(Call(Verb.METRICS), remote),
             worker=slot.number if slot is not None else None,
+            on_reading=reported.note_reading if reported is not None else None,
         )
         self.configuration.on_adopted.append(self.server_metrics.adopt)
+        if self.reports is not None and self.inbound is not None:
+            answers = AnswerReading(self.inbound.pipeline, self.metrics.requests.model_labels)
+            self.configuration.on_adopted.append(answers.adopt)
+            self.reports.take_answers = answers.take
+            self.metrics.answers_read.read_from(answers.count)
+        if link is not None and link.documents is not None:
+            rollouts = link.rollouts(live)
+            self.configuration.on_adopted.append(rollouts.adopt)
+            for direction in self.directions:
+                direction.pipeline.meters = rollouts.meters
+            self.metrics.rollout_weight.read_from(rollouts.weights)
+            self.metrics.rollout_kills.read_from(lambda: [((), rollouts.kills)])
         self.configuration.begin(compiled, self.directions)
         self._status = status = Status(
             self.configuration,
@@ -280,6 +331,7 @@ class Sidecar:
             lambda stream, head: live_pages().serve(stream, head),
             is_worker=slot is not None,
             relay=self.server_metrics.relay,
+            reports=told,
         )
         self.admin = Listener(
             direction="admin",
@@ -316,6 +368,8 @@ class Sidecar:
             await self._close()
             raise
         self._reaper.start()
+        if self._trail is not None:
+            self._trail.start()
         fields = {direction.name: direction.listener.address for direction in self.directions}
         logger.info(
             "listening" if self._slot is None else "worker listening",
@@ -390,6 +444,8 @@ class Sidecar:
         await asyncio.sleep(0)
         for sink in self._log_sinks:
             sink.close()
+        if self._trail is not None:
+            self._trail.close()
         logger.info("stopped")
 
     async def _flush_log(self) -> None:
@@ -407,12 +463,24 @@ class Sidecar:
                 sink.reopen()
             except OSError as error:
                 logger.error("log file could not be reopened", extra={"fields": {"problem": str(error)}})
+        if self._trail is not None:
+            self._trail.reopen()
 
     # What the parts ask for
 
     def _exchange_context(self, identity: OwnIdentity) -> None:
         if self.inbound is not None:
             self.inbound.listener.context = identity.server
+
+    def _admit_admin(self) -> None:
+        """Raises Refusal: nobody would know of a call of an admin verb."""
+        assert self._trail is not None
+        wanted = self.configuration.documents.mesh.spec.telemetry.audit.admin_without_trail
+        if wanted == "refuse" and (problem := self._trail.problem):
+            logger.warning("admin call refused: no audit trail", extra={"fields": {"problem": problem}})
+            raise Refusal(
+                Reason.AUDIT_UNAVAILABLE, "The audit trail cannot be written: ask an operator of the sidecar."
+            )
 
     def _health_changed(self, server: str) -> None:
         health = self.configuration.health

@@ -219,7 +219,7 @@ class ManagedCluster:
             check_settings = CheckSettings(self._models, settings.unhealthy_after, settings.healthy_after)
             health = endpoint.health = Health(check_settings, begins_unhealthy=not is_first, is_advisory=is_advisory)
             on_results = partial(self._checked, endpoint)
-            rest: H1Pool | H2Pool | None = endpoint.rest
+            rest: H1Pool | H2Pool | None = endpoint.grpc if endpoint.is_sidecar else endpoint.rest
             if isinstance(rest, H1Pool):
                 # A separate connection: an endpoint whose connections are all in use is busy, not unhealthy.
                 rest = self._probing[endpoint.key] = H1Pool(self._shared, rest.address, PROBES, rest.peer)
@@ -300,15 +300,18 @@ class Clusters:
         watch: Watch,
         observer: ClusterObserver,
         client_context: Callable[[], ssl.SSLContext],
+        client_h1_context: Callable[[], ssl.SSLContext],
     ) -> None:
         """
         Args:
             client_context: the TLS context for a connection to another sidecar that is made now.
+            client_h1_context: the same for one that is to speak HTTP/1.1.
         """
         self._shared = shared
         self._watch = watch
         self._observer = observer
         self._client_context = client_context
+        self._client_h1_context = client_h1_context
         self._tls = ServerTlsContexts()
         self._alive: dict[object, ManagedCluster] = {}
         self._built: dict[object, ManagedCluster] = {}
@@ -344,14 +347,15 @@ class Clusters:
             cluster_settings(spec),
             self._watch,
             locality=locality,
-            securities=Securities(self._peer(spec, trust_domain), **self._tls.securities(spec)),
+            securities=Securities(*self._peers(spec, trust_domain), **self._tls.securities(spec)),
         )
         return ManagedCluster(self._shared, spec, cluster, self._observer, folder)
 
-    def _peer(self, spec: ServerSpec, trust_domain: str) -> PeerSecurity | None:
+    def _peers(self, spec: ServerSpec, trust_domain: str) -> tuple[PeerSecurity | None, PeerSecurity | None]:
+        """How connections to its sidecars are secured, and those that are to speak HTTP/1.1."""
         workload = spec.workload
         if workload is None:
-            return None
+            return None, None
         wanted = workload.one_id(trust_domain)
 
         def verify(tls: ssl.SSLObject) -> Workload:
@@ -363,7 +367,7 @@ class Clusters:
                 raise PeerRejected(f"the peer is {'unknown' if peer is None else peer.spiffe_id}, expected {wanted}")
             return peer
 
-        return PeerSecurity(self._client_context, verify)
+        return PeerSecurity(self._client_context, verify), PeerSecurity(self._client_h1_context, verify)
 
     async def look_up(self) -> None:
         """Start discovery of new clusters before they are adopted: a server that had endpoints before must not be
@@ -474,7 +478,7 @@ def _shown(endpoint: Endpoint, now: float) -> dict[str, object]:
         "modelBreakers": dict(list(failing.items())[:MOST_SHOWN]),
         "inFlight": endpoint.load.in_flight,
         "latencySeconds": endpoint.load.latency,
-        "connections": sum(pool.size for pool in {endpoint.rest, endpoint.grpc} if pool is not None),
+        "connections": sum(pool.size for pool in (endpoint.rest, endpoint.grpc) if pool is not None),
         "security": _security(endpoint),
     }
 

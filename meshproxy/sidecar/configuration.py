@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from meshproxy.sidecar.tokens import Tokens
     from meshproxy.sidecar.tracing import Tracing
     from meshproxy.telemetry.access_log import AccessLog
+    from meshproxy.telemetry.audit import AuditLog
     from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
     from meshproxy.transport.connection import ConnectionContext
     from meshproxy.upstream.cluster import Cluster
@@ -100,6 +101,7 @@ class Configuration:
         tracing: Tracing,
         identity: IdentityRotation,
         access_log: AccessLog | None,
+        audit_log: AuditLog | None,
     ) -> None:
         self.documents = documents
         self.applied_at = time.time()
@@ -117,6 +119,7 @@ class Configuration:
         self._tracing = tracing
         self._identity = identity
         self._access_log = access_log
+        self._audit_log = audit_log
         self._directions: Sequence[Direction] = ()
         self._wanted = asyncio.Event()
         self._awaited: FileWatch | None = None
@@ -130,12 +133,13 @@ class Configuration:
         """
         # Only inbound calls are authenticated: without them no issuer's keys are needed.
         inbound = documents.sidecar.spec.inbound
-        verifier = self._tokens.build(documents.mesh.spec.issuers if inbound is not None else ())
+        mesh = documents.mesh.spec
+        verifier = self._tokens.build(mesh.issuers, mesh.aws.caller_identity) if inbound is not None else None
         self._tracing.build(documents)
         clusters = self._clusters.build(documents)
         health = self._health_service(documents, clusters)
         snapshots = {
-            "inbound": inbound_snapshot(documents, clusters, verifier, self._live, health),
+            "inbound": inbound_snapshot(documents, clusters, verifier, self._live, health, self._metrics.cache_misses),
             "outbound": outbound_snapshot(documents, clusters, self._live),
         }
         present = {direction: snapshot for direction, snapshot in snapshots.items() if snapshot is not None}
@@ -251,6 +255,8 @@ class Configuration:
         self._tokens.adopt()
         if self._access_log is not None:
             self._access_log.use(documents.mesh.spec.telemetry.access_log)
+        if self._audit_log is not None:
+            self._audit_log.use(documents.mesh.spec.telemetry.audit.allowed)
         tracer = self._tracing.adopt()
         for direction in self._directions:
             direction.pipeline.tracer = tracer
@@ -277,6 +283,7 @@ def check_fixed(old: Documents, new: Documents) -> None:
         ("spec.workers", old.sidecar.spec.workers, new.sidecar.spec.workers),
         ("spec.accessLog", old.sidecar.spec.access_log, new.sidecar.spec.access_log),
         ("spec.auditLog", old.sidecar.spec.audit_log, new.sidecar.spec.audit_log),
+        ("spec.audit", old.sidecar.spec.audit, new.sidecar.spec.audit),
         ("spec.controlPlane", old.sidecar.spec.control_plane, new.sidecar.spec.control_plane),
         ("spec.identity", *(each.spec.control_plane and each.spec.identity for each in (old.sidecar, new.sidecar))),
         ("spec.mtls", old.mesh.spec.mtls, new.mesh.spec.mtls),
@@ -305,6 +312,11 @@ def mentioned(documents: Documents) -> tuple[list[str], list[str]]:
     versions = [str(version) for rule in rules for version in rule.versions]
     versions += [label for rule in rules for label in rule.labels]
     versions += [version for route in documents.routes for version in route_versions(route)]
+    for rollout in documents.rollouts:
+        models.append(rollout.spec.model)
+        for arm in (rollout.spec.stable, rollout.spec.candidate):
+            models += [arm.model] if arm.model is not None else []
+            versions += [name for name in (arm.version, arm.label) if name is not None]
     return models, versions
 
 

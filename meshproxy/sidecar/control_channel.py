@@ -137,5 +137,5 @@ def read_message(message: bytes, kind: type[Message], what: str) -> Message:
     """A message of the control plane. Raises ClientError: `what` not understood."""
     try:
         return msgspec.json.decode(message, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ClientError(ClientFailure.PROTOCOL, f"{what} not understood: {error}") from error

@@ -64,6 +64,8 @@ def scope_of(sidecar: Sidecar) -> Scope:
         spec.inbound.server if spec.inbound is not None else "",
         spec.outbound is not None,
         (spec.outbound.server or "") if spec.outbound is not None else "",
+        rollouts=True,
+        models=True,
     )
 
 
@@ -118,6 +120,10 @@ class ControlDocuments:
         """What `load` was about last."""
         self._received = 0
         """Messages, in all."""
+        self._disk = asyncio.Lock()
+        """Held by whoever writes to the folder."""
+        self._keeping: asyncio.Task[None] | None = None
+        """Writes what was taken into use last."""
 
     async def first(self) -> Documents:
         """Documents to start with: those that were in use before, or else the first ones from the control plane that
@@ -165,7 +171,7 @@ class ControlDocuments:
             return own  # it has no control plane any more, which needs a restart
         self._own = own
         if (scope := scope_of(own)) != self._report.scope:
-            self._tell(scope=scope)
+            self._tell(scope=scope, version="")  # also a stream that begins later brings everything
         loaded = self._loaded = self._newest if self._is_pending else self._in_use
         if loaded is None:
             message = "the control plane has not sent documents that go with it yet"
@@ -189,17 +195,26 @@ class ControlDocuments:
         self._changed = lambda: None
 
     def applied(self, documents: Documents) -> None:
-        """The set that was loaded is in use: it is the one to start from."""
+        """The set that was loaded is in use: it is the one to start from, as soon as it is written."""
         self._endpoints.adopt(documents)
         loaded = self._decided()
         if loaded is None or loaded is self._in_use:
             return
         self._in_use = loaded
-        try:
-            self._keep(loaded)
-        except OSError as error:
-            logger.error("documents could not be kept", extra={"fields": {"problem": str(error)}})
-        self._tell(version=loaded.version, refused="", problems=())
+        self._report = msgspec.structs.replace(self._report, refused="", problems=())
+        self._keeping = asyncio.get_running_loop().create_task(self._keep_in_use(loaded))
+
+    async def _keep_in_use(self, loaded: TextSet | MeshDocuments) -> None:
+        """Keep a set, and say that it is in use. In a thread: calls do not wait for the disk."""
+        async with self._disk:
+            if loaded is not self._in_use:
+                return  # the newer one is about to be kept
+            try:
+                await asyncio.to_thread(self._keep, loaded)
+            except OSError as error:
+                logger.error("documents could not be kept", extra={"fields": {"problem": str(error)}})
+        if loaded is self._in_use:
+            self._tell(version=loaded.version)
 
     def refused(self, problems: Sequence[str]) -> None:
         """The set that was loaded is not taken; the one before it stays."""
@@ -271,11 +286,20 @@ class ControlDocuments:
             self._newest_text.replace(self._in_use_text)
             (self._folder / PARSED).unlink(missing_ok=True)
 
+    def _keep_newest(self, received: DocumentSet) -> None:
+        """Keep a set that came as text: it is loaded from there. Raises OSError."""
+        self._newest_text.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_file(self._newest_text, f"{VERSION}{received.version}\n{received.text}".encode(), 0o600)
+
     # The stream
 
     async def run(self) -> None:
         """Follow the control plane until cancelled, whatever happens to it."""
-        await keep_open(self._follow, lambda: self._received, self._failed)
+        try:
+            await keep_open(self._follow, lambda: self._received, self._failed)
+        finally:
+            if self._keeping is not None:
+                await self._keeping
 
     async def _follow(self) -> str:
         """Take what comes on one stream. Returns why it has ended."""
@@ -301,8 +325,8 @@ class ControlDocuments:
         """Raises ClientError or OSError."""
         received = read_message(message, DocumentSet, "the documents are")
         if received.text:
-            self._newest_text.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            replace_file(self._newest_text, f"{VERSION}{received.version}\n{received.text}".encode(), 0o600)
+            async with self._disk:
+                await asyncio.to_thread(self._keep_newest, received)
             self._newest = TextSet(received.version)
         else:
             self._newest = await self._add(received)

@@ -85,6 +85,7 @@ class HopWatch:
         """Whose sums were added up the last time, on both sides."""
         self._result = "ok"
         """Of the last attempt."""
+        self.on_reading: Callable[[str, Reading], None] | None = None
 
     async def run(self) -> None:
         """Measure until it is cancelled."""
@@ -154,6 +155,8 @@ class HopWatch:
 
     def _show(self, name: str, model: _Model, reading: Reading, now: float) -> None:
         metrics, detector = self._metrics, model.detector
+        if self.on_reading is not None:
+            self.on_reading(name, reading)
         if model.has_others:
             model.has_others = False
             logger.info("hop lag is measured again", extra={"fields": {"model": name}})

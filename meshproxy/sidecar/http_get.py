@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from meshproxy.codec.events import RequestHead
+from meshproxy.codec.events import Headers, RequestHead
 from meshproxy.transport.channel import H1Channel, Target, own_connections
 from meshproxy.transport.client import StatusError, exchange
 from meshproxy.transport.connector import named_server
@@ -25,6 +25,7 @@ JSON = b"application/json, */*;q=0.1"
 KEY_SET = b"application/jwk-set+json, application/json;q=0.9, */*;q=0.1"
 """RFC 7517 section 8.5.2. The API server of Kubernetes has its key set in this type alone, and answers 406 to a request
 that accepts only `application/json`."""
+PEM = b"application/x-pem-file, */*;q=0.1"
 
 _TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
 _URL = re.compile(r"(https?)://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?(/[\x21-\x7e]*)?")
@@ -85,9 +86,11 @@ class Access:
     """The authorities (PEM) to trust instead of the system's."""
     token_file: Path | None = None
     """A bearer token (RFC 6750 section 2.1), such as the pod's own, which the kubelet replaces before it expires."""
+    is_inside_cluster: bool = False
+    """Documents are fetched over http, also from other hosts: the operator trusts the network to them."""
 
 
-async def fetch(url: Url, max_bytes: int, access: Access, accept: bytes = JSON) -> bytes:
+async def fetch(url: Url, max_bytes: int, access: Access, accept: bytes = JSON, more: Headers = ()) -> bytes:
     """GET a document of at most `max_bytes`, within `FETCH_SECONDS`, on a new connection.
 
     Args:
@@ -95,6 +98,7 @@ async def fetch(url: Url, max_bytes: int, access: Access, accept: bytes = JSON) 
         max_bytes: of its content.
         access: trust and credentials.
         accept: media types to ask for (RFC 9110 section 12.5.1).
+        more: further header fields.
 
     Raises:
         FetchError: a file of `access` cannot be used, or the token would be sent without TLS.
@@ -104,7 +108,7 @@ async def fetch(url: Url, max_bytes: int, access: Access, accept: bytes = JSON) 
     if url.is_tls:
         context = trusting(access.ca_file)
         security = named_server(lambda: context)
-    headers: list[tuple[bytes, bytes]] = [(b"accept", accept), (b"user-agent", b"meshproxy")]
+    headers: list[tuple[bytes, bytes]] = [(b"accept", accept), (b"user-agent", b"meshproxy"), *more]
     if access.token_file is not None:
         if not url.is_tls:
             raise FetchError("the token of bearerTokenFile is sent over https only")

@@ -1,4 +1,5 @@
-"""Where the keys of an issuer come from: a URL, a file, or the issuer's OpenID discovery document.
+"""Where the keys of an issuer come from: a URL, a file, the issuer's OpenID discovery document, or, one by one, the
+place where AWS has those of its load balancers.
 
 The one address that an issuer chooses itself is the `jwks_uri` of its discovery document. On another host than the
 issuer's it must be https, and may be an IP address only where the operator has named the authority of that server
@@ -9,7 +10,9 @@ is no allow-list of networks: an issuer inside the cluster has a private address
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import json
 import re
 from collections.abc import Awaitable, Callable
 from enum import Enum
@@ -17,7 +20,10 @@ from pathlib import Path
 
 from meshproxy.identity.jose import load_object
 from meshproxy.identity.jwk import KEY_SET_BYTES
-from meshproxy.sidecar.http_get import KEY_SET, LOOPBACK, Access, FetchError, Url, fetch
+from meshproxy.identity.keys import IssuerKeys
+from meshproxy.identity.load_balancer import KEY_BYTES, read_key
+from meshproxy.sidecar.http_get import KEY_SET, LOOPBACK, PEM, Access, FetchError, Url, fetch
+from meshproxy.transport.client import StatusError
 
 FILE_REFRESH = 10.0
 """Seconds after which a key set on disk is read again."""
@@ -46,6 +52,38 @@ def from_file(path: Path) -> Source:
     return read
 
 
+def from_load_balancer(url: str, keys: IssuerKeys, access: Access) -> Source:
+    """The keys of an AWS load balancer: each is a PEM below `url`, by its id (`identity/load_balancer.py`).
+
+    A key that is not there is left out. Any other failure is one of all, and those in use stay in use, unless it is of
+    a key that is not known while others can be had: strangers name keys, too. Raises FetchError at once if the URL is
+    not allowed.
+    """
+    _readable(url, access)
+
+    async def read(kid: str) -> dict[str, str] | None:
+        try:
+            return read_key(await fetch(_readable(f"{url.rstrip('/')}/{kid}", access), KEY_BYTES, access, PEM), kid)
+        except StatusError as error:
+            if error.http_status in (403, 404):  # S3 answers 403 for what is not there
+                return None
+            raise
+        except ValueError as error:
+            raise FetchError(f"the key {kid} is {error}") from None
+
+    async def collect() -> bytes:
+        known = {key.kid for key in keys.keys.keys} if keys.keys is not None else set()
+        wanted = keys.wanted_ids
+        found = await asyncio.gather(*map(read, wanted), return_exceptions=True)
+        failed = {kid: each for kid, each in zip(wanted, found, strict=True) if isinstance(each, BaseException)}
+        for kid, error in failed.items():
+            if kid in known or len(failed) == len(wanted):
+                raise error
+        return json.dumps({"keys": [key for key in found if isinstance(key, dict)]}).encode()
+
+    return collect
+
+
 def from_discovery(issuer: str, access: Access) -> Source:
     """The key set that an issuer's OpenID configuration names (OpenID Connect Discovery 1.0, section 4).
 
@@ -66,7 +104,7 @@ def from_discovery(issuer: str, access: Access) -> Source:
         if not isinstance(jwks_uri, str):
             raise FetchError("the OpenID configuration has no jwks_uri")
         try:
-            theirs = Url.read(jwks_uri)
+            theirs = _readable(jwks_uri, access)
         except FetchError as error:
             raise FetchError(f"the jwks_uri of the OpenID configuration: {error}") from None
         if problem := _why_not(theirs, ours, access):
@@ -78,7 +116,7 @@ def from_discovery(issuer: str, access: Access) -> Source:
 
 def _readable(text: str, access: Access) -> Url:
     """Raises FetchError."""
-    url = Url.read(text)
+    url = Url.read_any(text) if access.is_inside_cluster else Url.read(text)
     if access.token_file is not None and not url.is_tls:
         raise FetchError("the token of bearerTokenFile is sent over https only")
     return url

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from meshproxy.config import schema
+from meshproxy.config.accounts import bindings_with_numbers, routes_with_numbers
 from meshproxy.config.codes import Code
 from meshproxy.config.own_host import in_folder, misfits
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.config.sent import SentKind, Total, decode, digest, encode, key_of
+from meshproxy.config.values import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,6 +61,7 @@ class KeptSet(msgspec.Struct, frozen=True):
 
     version: str
     documents: tuple[KeptDocument, ...]
+    server: str | None = None
 
 
 class MeshDocuments:
@@ -66,11 +69,13 @@ class MeshDocuments:
 
     Attributes:
         version: as the control plane named it.
+        server: the ModelServer of the inbound port that it was selected for; empty: for none; None: not known.
     """
 
-    def __init__(self, items: Mapping[str, _Item], total: Total) -> None:
+    def __init__(self, items: Mapping[str, _Item], total: Total, server: str | None = None) -> None:
         self._items = items
         self._total = total
+        self.server = server
 
     @property
     def version(self) -> str:
@@ -88,11 +93,12 @@ class MeshDocuments:
             NotAsSent: it does not fit together.
         """
         items: dict[str, _Item] = {}
-        total = Total()
+        total, server = Total(), message.server
         if message.base:
             if base is None or base.version != message.base:
                 raise NotAsSent("a change of documents that this sidecar does not have")
             items, total = dict(base._items), base._total
+            server = base.server if server is None else server
         changes: list[tuple[str, _Item | None]] = [(key, None) for key in message.removed]
         for place, sent in enumerate(message.documents):
             if place % SLICE == SLICE - 1:
@@ -105,7 +111,7 @@ class MeshDocuments:
                 items[key] = item
         if total.version != message.version:
             raise NotAsSent("the documents are not those of the version that was sent")
-        return cls(items, total)
+        return cls(items, total, server)
 
     def together_with(self, sidecar: Sidecar, fingerprint: str) -> Documents:
         """The documents of this sidecar.
@@ -114,11 +120,20 @@ class MeshDocuments:
             fingerprint: of its own document and this set.
 
         Raises:
-            ConfigError: a document cannot be used, or they do not go together.
+            ConfigError: a document cannot be used, they do not go together, or they were selected for another server:
+                what was left out may be roles of this one, and without roles everybody may call.
         """
         problems = [
             Problem("", 0, key, "", item.problem, Code.NOT_LOADED) for key, item in self._items.items() if item.problem
         ]
+        inbound = sidecar.spec.inbound
+        if inbound is not None and self.server not in (None, inbound.server):
+            message = (
+                f"the documents at hand were selected for {shown(self.server) if self.server else 'no inbound port'}: "
+                f"those for {shown(inbound.server)} have not come from the control plane yet"
+            )
+            where = f"Sidecar/{sidecar.metadata.name}"
+            problems.append(Problem("", 0, where, "spec.inbound.server", message, Code.MISSING_DOCUMENT))
         items = sorted(self._items.values(), key=_order)
 
         def of(kind: type[Any]) -> tuple[Any, ...]:
@@ -131,13 +146,15 @@ class MeshDocuments:
             problems.extend(misfits(sidecar, meshes[0], servers, routes))
         if problems:
             raise ConfigError(tuple(sorted(problems)))
+        accounts = meshes[0].spec.aws.accounts
         return schema.Documents(
             mesh=meshes[0],
             sidecar=sidecar,
             roles=of(schema.ModelRole),
-            bindings=of(schema.ModelRoleBinding),
+            bindings=bindings_with_numbers(of(schema.ModelRoleBinding), accounts),
             servers=servers,
-            routes=routes,
+            routes=routes_with_numbers(routes, accounts),
+            rollouts=of(schema.ModelRollout),
             fingerprint=fingerprint,
         )
 
@@ -150,7 +167,7 @@ class MeshDocuments:
             for item in self._items.values()
             if item.document is not None
         )
-        return msgspec.json.encode(KeptSet(self.version, kept))
+        return msgspec.json.encode(KeptSet(self.version, kept, self.server))
 
     @classmethod
     def kept(cls, content: bytes, folder: Path) -> MeshDocuments:
@@ -163,7 +180,7 @@ class MeshDocuments:
         total = Total(sum(item.digest for item in items.values()))
         if total.version != read.version:
             raise NotAsSent("the documents that were kept are not complete")
-        return cls(items, total)
+        return cls(items, total, read.server)
 
 
 def _order(item: _Item) -> str:

@@ -176,10 +176,11 @@ class IdentityRotation:
 
     def client_context(self) -> ssl.SSLContext:
         """For a connection to another sidecar that is made now. Raises NoCredentials."""
-        identity = self.current
-        if identity is None or identity.client is None:
-            raise NoCredentials("no certificate for calls to other sidecars is loaded")
-        return identity.client
+        return _required(self.current.client if self.current is not None else None)
+
+    def client_h1_context(self) -> ssl.SSLContext:
+        """The same for a connection that is to speak HTTP/1.1."""
+        return _required(self.current.client_h1 if self.current is not None else None)
 
     # Rotation
 
@@ -323,3 +324,9 @@ class IdentityRotation:
         if self._awaited is not None:
             self._awaited.stop()
             self._awaited = None
+
+
+def _required(context: ssl.SSLContext | None) -> ssl.SSLContext:
+    if context is None:
+        raise NoCredentials("no certificate for calls to other sidecars is loaded")
+    return context

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from meshproxy.sidecar.clusters import Clusters
     from meshproxy.sidecar.hop_watch import HopWatch
     from meshproxy.sidecar.server_relay import ServerRelay
-    from meshproxy.telemetry.hop_lag import CallTime, CallTimes
+    from meshproxy.telemetry.hop_lag import CallTime, CallTimes, Reading
     from meshproxy.telemetry.observer import Observer
     from meshproxy.telemetry.relayed_page import RelayedPage
     from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
@@ -37,6 +37,7 @@ class ServerMetrics:
         permits: whether the policy permits the verb `metrics` to someone without an identity at an address.
         worker: which of several workers this is. The first one reads the page, which is of all of them together, asks
             the others for their calls, and relays it.
+        on_reading: is told what each reading says of a model, if anybody wants to know.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class ServerMetrics:
         permits: Callable[[str], bool],
         *,
         worker: int | None = None,
+        on_reading: Callable[[str, Reading], None] | None = None,
     ) -> None:
         self._clusters = clusters
         self._metrics = metrics
         self._observer = observer
         self._permits = permits
         self._worker = worker
+        self._on_reading = on_reading
         self._settings: tuple[Settings, str, str] | None = None
         self._since = f"{os.getpid()}:{time.monotonic_ns()}"
         self._calls: CallTimes | None = None
@@ -103,6 +106,7 @@ class ServerMetrics:
             host = reachable(sidecar.admin.listen.host)
             read = WorkerCalls(calls, [f"{host}:{port}" for port in others]).read
         self._watch = HopWatch(settings, server, path, self._clusters.all, read, self._metrics)
+        self._watch.on_reading = self._on_reading
         self._running = asyncio.get_running_loop().create_task(self._watch.run())
         self._running.add_done_callback(_report)
 

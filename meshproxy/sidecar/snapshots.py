@@ -10,16 +10,18 @@ from meshproxy.policy.compile import compile_policy
 from meshproxy.policy.decide import Permit
 from meshproxy.proxy.client_side import LOOKS
 from meshproxy.proxy.snapshot import BodyLimits, Snapshot
+from meshproxy.proxy.token_places import TokenPlaces
 from meshproxy.routing.routes import compile_routes
 from meshproxy.routing.servers import Servers
 from meshproxy.sidecar.clusters import DESCRIPTORS
 from meshproxy.transport.connection import Times
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from meshproxy.codec.events import Headers
-    from meshproxy.config.schema import Documents
+    from meshproxy.config.schema import Documents, Issuer
+    from meshproxy.identity.cache_misses import CacheMisses
     from meshproxy.identity.caller import Caller
     from meshproxy.identity.tokens import TokenVerifier
     from meshproxy.inference.call import Call
@@ -70,21 +72,31 @@ def inbound_snapshot(
     verifier: TokenVerifier | None,
     live: CarriedState,
     health: HealthService | None = None,
+    misses: CacheMisses | None = None,
 ) -> Snapshot | None:
     """Compile the inbound snapshot; None if the sidecar has no inbound listener.
 
     Args:
         health: answers grpc.health.v1 for the model server, if it has health checks.
+        misses: where decisions are counted that are not remembered.
     """
     inbound = documents.sidecar.spec.inbound
     if inbound is None:
         return None
     mesh = documents.mesh.spec
+    listed = [model for each in documents.servers if each.metadata.name == inbound.server for model in each.spec.models]
     return Snapshot(
         verifier=verifier,
-        policy=compile_policy(documents.roles, documents.bindings, mesh.trust_domain),
+        token_places=places_of(mesh.issuers),
+        policy=compile_policy(documents.roles, documents.bindings, mesh.trust_domain, misses, listed),
         routes=compile_routes(
-            "inbound", inbound.server, mesh.limits.request_timeout, documents.routes, mesh.trust_domain, live
+            "inbound",
+            inbound.server,
+            mesh.limits.request_timeout,
+            documents.routes,
+            mesh.trust_domain,
+            live,
+            documents.rollouts,
         ),
         clusters=clusters,
         limits=body_limits(documents),
@@ -98,6 +110,15 @@ def inbound_snapshot(
     )
 
 
+def places_of(issuers: Sequence[Issuer]) -> TokenPlaces | None:
+    """Where issuers have their tokens, beside `authorization`; None: nowhere."""
+    places = [issuer.token_from for issuer in issuers if issuer.token_from is not None]
+    if not places:
+        return None
+    headers = {place.header.encode(): place.name for place in places if place.header is not None}
+    return TokenPlaces(headers, {place.cookie: place.name for place in places if place.cookie is not None})
+
+
 def outbound_snapshot(documents: Documents, clusters: Mapping[str, Cluster], live: CarriedState) -> Snapshot | None:
     """Compile the outbound snapshot; None if the sidecar has no outbound listener. The application is not
     authenticated; the sidecar at the other end authorises its calls, so the token is forwarded."""
@@ -109,7 +130,9 @@ def outbound_snapshot(documents: Documents, clusters: Mapping[str, Cluster], liv
     return Snapshot(
         verifier=None,
         policy=PermitAll(),
-        routes=compile_routes("outbound", None, mesh.limits.request_timeout, documents.routes, mesh.trust_domain, live),
+        routes=compile_routes(
+            "outbound", None, mesh.limits.request_timeout, documents.routes, mesh.trust_domain, live, documents.rollouts
+        ),
         clusters=clusters,
         limits=body_limits(documents),
         tells_timing=documents.mesh.spec.telemetry.server_timing == "onRequest",
@@ -132,3 +155,11 @@ class PermitAll:
     def decide(self, caller: Caller, call: Call, remote: str, headers: Headers | None) -> Permit:
         """Permit every call."""
         return self._PERMIT
+
+    def decide_partly(self, caller: Caller, call: Call, remote: str, headers: Headers | None) -> Permit | None:
+        """Nothing was refused."""
+        return None
+
+    def may_see(self, caller: Caller, call: Call, name: str, remote: str, headers: Headers | None) -> bool:
+        """No answer is filtered."""
+        return False

@@ -6,11 +6,10 @@ import logging
 import uuid
 from typing import TYPE_CHECKING, NamedTuple
 
-from meshproxy import __version__
 from meshproxy.sidecar.http_get import FetchError
 from meshproxy.sidecar.span_exporter import SpanExporter
 from meshproxy.telemetry.b3 import B3Propagator
-from meshproxy.telemetry.otlp_settings import read_settings
+from meshproxy.telemetry.otlp_settings import describe_process, read_settings
 from meshproxy.telemetry.span_record import SpanRecorder
 from meshproxy.telemetry.trace import Tracer
 
@@ -52,13 +51,7 @@ def open_export(
     Returns:
         None where the environment turns it off, or it cannot be used: that is logged, and the sidecar serves without.
     """
-    defaults = {
-        "service.name": documents.sidecar.metadata.name,
-        "service.instance.id": INSTANCE,
-        "telemetry.sdk.name": "meshproxy",
-        "telemetry.sdk.language": "python",
-        "telemetry.sdk.version": __version__,
-    }
+    defaults = describe_process(documents.sidecar.metadata.name, INSTANCE)
     settings, problems = read_settings(documents.mesh.spec.telemetry.traces, environ, defaults)
     for problem in problems:
         logger.warning("setting of the export of spans ignored", extra={"fields": {"problem": problem}})

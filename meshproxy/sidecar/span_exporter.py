@@ -20,13 +20,14 @@ from meshproxy import __version__
 from meshproxy.codec.events import RequestHead
 from meshproxy.sidecar.http_get import Url, trusting
 from meshproxy.telemetry.otlp import encode_attributes, encode_request, encode_scope, encode_span, read_response
+from meshproxy.telemetry.otlp_http import RETRIED, advice, read_retry_after, request_fields
 from meshproxy.telemetry.spans import spans_of
 from meshproxy.transport.channel import H1Channel, Target
 from meshproxy.transport.client import ClientError, exchange
 from meshproxy.transport.connector import named_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from meshproxy.codec.events import Headers
     from meshproxy.telemetry.metrics import Counter
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from meshproxy.transport.client import Response
     from meshproxy.transport.connection import ConnectionContext
 
-RETRIED = frozenset({429, 502, 503, 504})
-"""https://opentelemetry.io/docs/specs/otlp/#retryable-response-codes"""
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 30.0
 SLICE = 16
@@ -44,8 +43,6 @@ SLICE = 16
 BATCH_BYTES = 2 << 20
 """Of a body before it is compressed. Collectors take 20 MiB, and some gateways before them 4."""
 RESPONSE_BYTES = 65_536
-RETRY_AFTER_BYTES = 64
-"""A date of HTTP has 29."""
 CLOSE_SECONDS = 2.0
 """For what is left when the process ends, or another exporter has taken over."""
 SECONDS_BETWEEN_MESSAGES = 60.0
@@ -104,7 +101,9 @@ class SpanExporter:
             security = named_server(lambda: context)
         self._channel = H1Channel(shared, Target(url.address, security))
         self._url = settings.url
-        self._head = RequestHead(0, b"POST", url.authority.encode(), url.target.encode(), _headers(settings), end=False)
+        self._head = RequestHead(
+            0, b"POST", url.authority.encode(), url.target.encode(), request_fields(settings), end=False
+        )
         self._resource = encode_attributes(1, settings.resource)
         self._scope = encode_scope("meshproxy", __version__)
 
@@ -218,7 +217,7 @@ class SpanExporter:
                     return self._read(response)
                 problem = f"the response has status {response.status}"
                 if response.status not in RETRIED:
-                    raise ExportFailed(problem + _advice(response.status))
+                    raise ExportFailed(problem + advice(response.status, "OTEL_EXPORTER_OTLP_HEADERS"))
                 wait = retry_after(response.headers, time.monotonic() + self._offset())
             # A collector that asks for no wait at all is not asked again and again.
             wait = max(wait, FIRST_WAIT) if wait is not None else backoff(tries, self._draw)
@@ -254,41 +253,7 @@ def backoff(tries: int, draw: Callable[[], float]) -> float:
 
 
 def retry_after(headers: Headers, now: float) -> float | None:
-    """The seconds of `retry-after` (RFC 9110 section 10.2.3), or those until its date; None without one that can be
-    read. `now`: seconds since the epoch."""
+    """The seconds that an answer asks to wait (`read_retry_after`); None: it does not say, or says it twice. `now`:
+    seconds since the epoch."""
     values = [value for name, value in headers if name == b"retry-after"]
-    if len(values) != 1 or len(values[0]) > RETRY_AFTER_BYTES:
-        return None
-    if values[0].isdigit():
-        return float(values[0])
-    from email.utils import parsedate_to_datetime  # 0.2 MB for what hardly any collector sends
-
-    try:
-        date = parsedate_to_datetime(values[0].decode("ascii"))
-    except ValueError:
-        return None
-    # Only GMT is a date of HTTP: what names no zone would be read as local time.
-    return max(0.0, date.timestamp() - now) if date.tzinfo is not None else None
-
-
-def _headers(settings: ExportSettings) -> Headers:
-    own: list[tuple[bytes, bytes]] = [
-        (b"content-type", b"application/x-protobuf"),
-        (b"user-agent", b"OTel-OTLP-Exporter-meshproxy/" + __version__.encode()),
-    ]
-    if settings.is_compressed:
-        own.append((b"content-encoding", b"gzip"))
-    names = {name for name, _ in settings.headers}
-    return tuple(_without(own, names)) + settings.headers
-
-
-def _without(fields: Iterable[tuple[bytes, bytes]], names: set[bytes]) -> Headers:
-    return tuple([(name, value) for name, value in fields if name not in names])
-
-
-def _advice(status: int) -> str:
-    if 300 <= status < 400:
-        return ": redirects are not followed, give the URL it leads to"
-    if status in (401, 403):
-        return ": set OTEL_EXPORTER_OTLP_HEADERS"
-    return ": see that the URL is a collector's" if status in (404, 405) else ""
+    return read_retry_after(values[0].decode("latin-1"), now) if len(values) == 1 else None

@@ -98,6 +98,11 @@ class Supervisor:
             Gauge(registry, metric_table.CLOCK_OFFSET).read_from(link.enrollment.measure)
         Gauge(registry, metric_table.WORKERS).read_from(self._count_states)
         self._restarts = Counter(registry, metric_table.WORKER_RESTARTS).labels()
+        if link is not None:
+            from meshproxy.sidecar.worker_reports import WorkerReports  # its memory is for those who have workers
+
+            link.report(WorkerReports(self._admin_ports), self._admin_ports)
+            Counter(registry, metric_table.CONTROL_REPORTS).read_from(link.count_reports)
 
         self._reaper = Reaper(loop)
         page = Admin(loop, registry, self, self._point_to_workers)
@@ -333,6 +338,12 @@ class Supervisor:
 
         reports = [worker.report for worker in self.workers]
         point_to_workers(stream, head, [_loopback(report.admin) for report in reports if report is not None])
+
+    def _admin_ports(self) -> dict[int, str]:
+        """Where the workers that have started are reached."""
+        return {
+            worker.slot.number: _loopback(worker.report.admin) for worker in self.workers if worker.report is not None
+        }
 
     def calls(self) -> None:
         """Each worker tells its own."""

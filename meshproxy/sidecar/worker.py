@@ -159,8 +159,8 @@ def remove_folder(folder: Path) -> None:
 
 def write_documents(folder: Path, documents: Documents, name: str = DOCUMENTS) -> None:
     """Store the documents in use for workers that start later: by then the files may hold a configuration that is
-    rejected. Or other ones, under their `name`. Raises OSError."""
-    replace_file(folder / name, msgspec.msgpack.encode(documents), 0o600)
+    rejected. Or other ones, under their `name`. The folder does not outlive the supervisor. Raises OSError."""
+    replace_file(folder / name, msgspec.msgpack.encode(documents), 0o600, survives=False)
 
 
 def read_documents(folder: Path, name: str = DOCUMENTS) -> Documents:

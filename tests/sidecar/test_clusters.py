@@ -126,7 +126,7 @@ async def clusters(told: Told) -> AsyncIterator[Clusters]:
     def no_context() -> Any:
         raise AssertionError("nobody is called")
 
-    made = Clusters(shared, told, told, no_context)
+    made = Clusters(shared, told, told, no_context, no_context)
     yield made
     await made.close()
 

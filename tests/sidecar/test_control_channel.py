@@ -10,9 +10,11 @@ import pytest
 
 from meshproxy.config.sidecars import ControlPlane
 from meshproxy.config.values import Address
+from meshproxy.control_api import ReportReceipt
 from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
 from meshproxy.identity.certificates import CertificateError
-from meshproxy.sidecar.control_channel import ControlChannel
+from meshproxy.sidecar.control_channel import ControlChannel, read_message
+from meshproxy.transport.client import ClientError
 
 CA = DevelopmentCA.create("m.example")
 
@@ -64,3 +66,17 @@ async def test_it_opens_with_a_certificate_and_without(channel: ControlChannel, 
     (tmp_path / "roots.pem").unlink()
     with pytest.raises(CertificateError, match=r"trust bundle .*roots\.pem cannot be read"):
         channel.open()
+
+
+@pytest.mark.parametrize("message", [b"", b"[]", b'{"run": 1}', b'{"x":' + b"[" * 50_000])
+def test_a_message_that_cannot_be_read(message: bytes) -> None:
+    with pytest.raises(ClientError, match="the receipt is not understood"):
+        read_message(message, ReportReceipt, "the receipt is")
+
+
+@pytest.mark.parametrize("query", ["a b", "a\\r\\nx: y", "é", "\\u007f"])
+def test_an_order_for_calls_is_one_line(query: str) -> None:
+    order = '{"run":"","sequence":0,"tap":{"id":"i","query":"%s","seconds":1}}'
+    assert read_message((order % "model=a&rate=1").encode(), ReportReceipt, "it is").tap is not None
+    with pytest.raises(ClientError):
+        read_message((order % query).encode(), ReportReceipt, "it is")

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import stat
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -30,6 +31,7 @@ from meshproxy.control.attestation import make_token
 from meshproxy.control.status import moment
 from meshproxy.control_api import WATCH, DocumentSet, SidecarReport
 from meshproxy.devtools.local_mesh import document
+from meshproxy.identity.private_files import replace_file
 from meshproxy.sidecar import control_documents as module
 from meshproxy.sidecar import reconnect
 from meshproxy.sidecar.control_documents import ControlDocuments
@@ -42,6 +44,11 @@ pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 ID = "spiffe://m.example/ns/models/sa/resnet"
 ROLE = {"rules": [{"models": ["*"], "verbs": ["predict"]}]}
 CONTROL = "spiffe://m.example/ns/meshproxy/sa/control"
+
+
+def model_server(rest: str, name: str) -> dict[str, Any]:
+    """It names the workload of the sidecar, which is given no documents of an inbound port otherwise."""
+    return document("ModelServer", {"endpoints": [{"rest": rest}], "workload": {"spiffeId": ID}}, name)
 
 
 class World:
@@ -86,7 +93,7 @@ class World:
     def write_mesh(self, rest: str, *more: Any) -> None:
         documents = [
             document("MeshConfig", {"trustDomain": "m.example"}, "m"),
-            document("ModelServer", {"endpoints": [{"rest": rest}]}, "s"),
+            model_server(rest, "s"),
             *more,
         ]
         (self.folder / "mesh/mesh.yaml").write_text(yaml.safe_dump_all(documents))
@@ -194,6 +201,64 @@ async def test_a_change_is_taken_into_use(world: World) -> None:
     await end(task)
 
 
+class SlowDisk:
+    """Writes when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun: list[str] = []
+        self.goes_on = threading.Event()
+        monkeypatch.setattr(module, "replace_file", self._replace)
+
+    def _replace(self, path: Path, content: bytes, mode: int) -> None:
+        self.begun.append(content.decode())
+        assert self.goes_on.wait(10)
+        replace_file(path, content, mode)
+
+
+async def test_nothing_waits_for_a_slow_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The set is in use meanwhile, and reported when it is kept; of those that come meanwhile the last is kept."""
+    source, _, task = await started(world.link())
+    await world.settled(**{"in-sync": 1})
+    disk = SlowDisk(monkeypatch)
+    changed = asyncio.Event()
+    source.start(changed.set)
+    for port in (8502, 8503, 8504):
+        await world.change(f"127.0.0.1:{port}")
+        async with asyncio.timeout(10):
+            await changed.wait()
+        changed.clear()
+        documents = await source.load()
+        assert endpoint(documents) == f"127.0.0.1:{port}"
+        source.applied(documents)
+        async with asyncio.timeout(10):
+            while not disk.begun:
+                await asyncio.sleep(0.01)
+    (watcher,) = world.process.distribution.watchers.values()
+    assert watcher.version != watcher.group.version
+    disk.goes_on.set()
+    await world.settled(**{"in-sync": 1})
+    assert ["8502" in disk.begun[0], "8504" in disk.begun[1], len(disk.begun)] == [True, True, 2]
+    assert "8504" in (world.folder / "kept/documents.json").read_text()
+    source.stop()
+    await end(task)
+
+
+async def test_what_is_being_written_at_the_end_is_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, _, task = await started(world.link())
+    await world.settled(**{"in-sync": 1})
+    disk = SlowDisk(monkeypatch)
+    changed = asyncio.Event()
+    source.start(changed.set)
+    await world.change("127.0.0.1:8502")
+    async with asyncio.timeout(10):
+        await changed.wait()
+    source.applied(await source.load())
+    asyncio.get_running_loop().call_later(0.05, disk.goes_on.set)
+    source.stop()
+    await end(task)
+    assert "8502" in (world.folder / "kept/documents.json").read_text()
+
+
 async def test_a_change_brings_what_has_changed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     received: list[DocumentSet] = []
     take = MeshDocuments.received
@@ -246,7 +311,7 @@ async def test_a_change_that_does_not_go_with_what_it_has(world: World) -> None:
 async def test_its_own_document_is_changed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other documents concern it then."""
     monkeypatch.setattr(file_watch, "PERIOD", 0.01)
-    other = document("ModelServer", {"endpoints": [{"rest": "127.0.0.1:1"}]}, "other")
+    other = model_server("127.0.0.1:1", "other")
     source, _, task = await started(world.link())
     changed = asyncio.Event()
     source.start(changed.set)
@@ -264,6 +329,36 @@ async def test_its_own_document_is_changed(world: World, monkeypatch: pytest.Mon
     assert [server.metadata.name for server in documents.servers] == ["other"]
     source.stop()
     await end(task)
+
+
+async def test_its_own_document_names_another_server_while_the_control_plane_is_away(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on with what it has, and is sent the other's documents later: also those that it has the version of."""
+    await world.change("127.0.0.1:8501", model_server("127.0.0.1:1", "other"), route_to_both())
+    source, documents, task = await started(world.link())
+    await world.settled(**{"in-sync": 1})
+    await end(task)
+    world.write_own("other")
+    changed = asyncio.Event()
+    source.start(changed.set)
+    source._own_changed()
+    assert {server.metadata.name for server in documents.servers} == {"s", "other"}
+    with pytest.raises(ConfigError, match='selected for "s"'):
+        await source.load()
+    changed.clear()
+    task = asyncio.create_task(source.run())
+    async with asyncio.timeout(10):
+        await changed.wait()
+    after = await source.load()
+    assert after.servers == documents.servers
+    source.stop()
+    await end(task)
+
+
+def route_to_both() -> Any:
+    spec = {"models": ["a"], "split": [{"server": name, "weight": 1} for name in ("s", "other")]}
+    return document("ModelRoute", spec, "both")
 
 
 async def test_an_older_control_plane_sends_text(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +394,7 @@ async def test_what_is_refused_changes_nothing(world: World) -> None:
     changed = asyncio.Event()
     source.start(changed.set)
     before = world.process.documents.version  # type: ignore[union-attr]
-    other = document("ModelServer", {"endpoints": [{"rest": "127.0.0.1:1"}]}, "other")
+    other = model_server("127.0.0.1:1", "other")
     mesh = document("MeshConfig", {"trustDomain": "m.example"}, "m")
     (world.folder / "mesh/mesh.yaml").write_text(yaml.safe_dump_all([mesh, other]))
     await world.process.documents.reload()  # type: ignore[union-attr]
@@ -404,7 +499,8 @@ async def test_a_supervisor_checks_and_shares_each_set(world: World, caplog: pyt
     assert shared == ["127.0.0.1:8507"]
     assert "8507" in (world.folder / "kept/documents.json").read_text()
     mesh = document("MeshConfig", {"trustDomain": "m.example"}, "m")
-    (world.folder / "mesh/mesh.yaml").write_text(yaml.safe_dump(mesh))
+    other = model_server("127.0.0.1:1", "other")
+    (world.folder / "mesh/mesh.yaml").write_text(yaml.safe_dump_all([mesh, other]))
     await world.process.documents.reload()  # type: ignore[union-attr]
     await world.settled(refused=1)
     is_full = True

@@ -21,6 +21,7 @@ from meshproxy.sidecar import control_stream as module
 from meshproxy.sidecar import reconnect
 from meshproxy.sidecar.control_roots import ControlRoots
 from meshproxy.transport.client import ClientError
+from tests.background import running
 from tests.processes.waiting import until
 from tests.sidecar.test_enrollment import World, enrollment
 from tests.sidecar.test_enrollment import world as world  # a fixture
@@ -34,12 +35,8 @@ async def followed(world: World) -> AsyncIterator[ControlRoots]:
     await it.join()
     roots = ControlRoots("resnet-0", world.channels[-1])
     it.renewed = lambda issued, expires: roots.tell()
-    task = asyncio.create_task(roots.run())
-    try:
+    async with running(roots.run()):
         yield roots
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.fixture(autouse=True)

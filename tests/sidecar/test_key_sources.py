@@ -13,14 +13,19 @@ from typing import Any
 import pytest
 from aiohttp import web
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.identity.jwk import KEY_SET_BYTES
+from meshproxy.identity.keys import IssuerKeys
 from meshproxy.sidecar import key_sources
-from meshproxy.sidecar.http_get import JSON, KEY_SET, Access, FetchError, Url
-from meshproxy.sidecar.key_sources import from_discovery, from_file, from_url
+from meshproxy.sidecar.http_get import JSON, KEY_SET, PEM, Access, FetchError, Url
+from meshproxy.sidecar.key_sources import from_discovery, from_file, from_load_balancer, from_url
 from meshproxy.transport.client import StatusError
+
+UNTRUSTED = Access()
 
 
 async def test_from_an_issuer(tmp_path: Path) -> None:
@@ -43,8 +48,60 @@ async def test_from_a_file(tmp_path: Path) -> None:
     assert len(await from_file(path)()) == KEY_SET_BYTES + 1
 
 
+async def test_from_where_load_balancers_have_theirs() -> None:
+    """One by one; what is not there is none. Whatever else goes wrong is no answer, unless it is of a key that only
+    tokens name, which may be strangers'."""
+    key, other = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    pems = {"one": key, "two": other}
+    statuses = {"gone": 404, "forbidden": 403, "broken": 500}
+
+    async def get(request: web.Request) -> web.Response:
+        kid = request.match_info["kid"]
+        if kid not in pems:
+            return web.Response(status=statuses.get(kid, 200), text="no key")
+        assert request.headers["accept"] == PEM.decode()
+        pem = pems[kid].public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        return web.Response(body=pem)
+
+    def named(*kids: str) -> IssuerKeys:
+        keys = IssuerKeys("people", frozenset({"ES256"}), are_single=True)
+        for kid in kids:
+            keys.ask(kid, 0.0)
+        keys.begin()
+        return keys
+
+    app = web.Application()
+    app.add_routes([web.get("/keys/{kid}", get)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/keys/"
+        assert json.loads(await from_load_balancer(url, named(), UNTRUSTED)()) == {"keys": []}
+        keys = named("one", "gone", "two", "forbidden")
+        keys.take(await from_load_balancer(url, keys, UNTRUSTED)(), 0.0, 0.5)
+        assert keys.wanted_ids == ("one", "two")
+        with pytest.raises(StatusError):
+            await from_load_balancer(url, named("broken"), UNTRUSTED)()
+        keys = named("broken", "one", "text")
+        keys.take(await from_load_balancer(url, keys, UNTRUSTED)(), 0.0, 0.5)
+        assert keys.wanted_ids == ("one",)
+        del pems["one"]
+        statuses["one"] = 500
+        keys.ask("gone", 60.0)
+        keys.begin()
+        with pytest.raises(StatusError):  # "one" is in use: that AWS fails does not say that it is gone
+            await from_load_balancer(url, keys, UNTRUSTED)()
+        with pytest.raises(FetchError, match="the key text is not a public key in PEM"):
+            await from_load_balancer(url, named("text"), UNTRUSTED)()
+    finally:
+        await runner.cleanup()
+    with pytest.raises(FetchError, match="use https"):
+        from_load_balancer("http://keys.example", named(), UNTRUSTED)
+
+
 ISSUER = "https://login.example/tenant/"
-UNTRUSTED = Access()
 TRUSTED = Access(Path("ca.crt"))
 
 
@@ -106,6 +163,31 @@ async def test_discovery(monkeypatch: pytest.MonkeyPatch, jwks_uri: str, expecte
 async def test_discovery_that_is_not_followed(monkeypatch: pytest.MonkeyPatch, configuration: Any, why: str) -> None:
     with pytest.raises(FetchError, match=why):
         await discover(monkeypatch, configuration)
+
+
+async def test_discovery_inside_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    issuer = "http://keycloak.auth.svc:8080/realms/mlops"
+    inside = Access(is_inside_cluster=True)
+
+    async def from_there(jwks_uri: str) -> bytes:
+        known = {
+            "keycloak.auth.svc:8080/realms/mlops/.well-known/openid-configuration": {
+                "issuer": issuer,
+                "jwks_uri": jwks_uri,
+            },
+            "keycloak.auth.svc:8080/realms/mlops/certs": b"keys",
+        }
+        monkeypatch.setattr(key_sources, "fetch", documents(**known))
+        return await from_discovery(issuer, inside)()
+
+    assert await from_there("http://keycloak.auth.svc:8080/realms/mlops/certs") == b"keys"
+    for elsewhere in ("http://other.svc/certs", "http://169.254.169.254/certs", "http://127.0.0.1/certs"):
+        with pytest.raises(FetchError, match="must be https"):
+            await from_there(elsewhere)
+    with pytest.raises(FetchError, match="without TLS"):
+        from_url("http://keycloak.auth.svc/certs", Access())
+    with pytest.raises(FetchError, match="https only"):
+        from_url("http://keycloak.auth.svc/certs", Access(is_inside_cluster=True, token_file=Path("token")))
 
 
 def test_discovery_without_tls() -> None:

@@ -9,9 +9,12 @@ import pytest
 
 from meshproxy.config.problems import ConfigError
 from meshproxy.config.schema import MeshConfig, MeshSpec, Metadata, ModelRole, RoleSpec, Rule
-from meshproxy.config.sent import SentKind, Total, digest, encode
-from meshproxy.config.sidecars import Outbound, Sidecar, SidecarSpec
+from meshproxy.config.sent import SentKind, Total, digest, encode, key_of
+from meshproxy.config.servers import Endpoint, ModelServer, ServerSpec
+from meshproxy.config.sidecars import Inbound, Outbound, Sidecar, SidecarSpec
+from meshproxy.control.scope import Held, Selection
 from meshproxy.control_api import DocumentSet, SentDocument
+from meshproxy.sidecar.control_documents import scope_of
 from meshproxy.sidecar.mesh_documents import SLICE, MeshDocuments, NotAsSent
 
 HOME = Path("/home")
@@ -100,6 +103,42 @@ async def test_sets_without_what_every_sidecar_needs() -> None:
     )
     with pytest.raises(ConfigError, match='no ModelServer named "s"'):
         (await whole(MESH)).together_with(inbound, "")
+
+
+def model_server(name: str, *models: str) -> ModelServer:
+    return ModelServer(metadata=Metadata(name), spec=ServerSpec((Endpoint(rest="10.0.0.1:1"),), models=models))
+
+
+def beside(server: str) -> Sidecar:
+    return Sidecar(metadata=Metadata("own"), spec=SidecarSpec(inbound=Inbound(server=server), outbound=Outbound()))
+
+
+@pytest.mark.parametrize("own", [beside("listing"), OWN])
+async def test_a_set_for_another_server_is_not_decided_by(own: Sidecar) -> None:
+    """What concerns this sidecar has no role in it. Its own document then names a server without a list: all callers
+    would be permitted everything, until the control plane has sent more."""
+    everything: tuple[SentKind, ...] = (
+        MESH,
+        role("denying", "fraud"),
+        model_server("listing", "churn"),
+        model_server("all"),
+    )
+    scope = scope_of(own)
+    selection = Selection(scope, {each.key: each for each in map(held, everything)})
+    found = tuple(each.sent for each in selection.documents.values())
+    message = DocumentSet(selection.total.version, documents=found, server=scope.server)
+    mesh = await MeshDocuments.received(message, None, HOME)
+    message = DocumentSet(mesh.version, base=mesh.version)  # of a control plane that does not say
+    for each in (mesh, await MeshDocuments.received(message, mesh, HOME), MeshDocuments.kept(mesh.keep(), HOME)):
+        assert each.together_with(own, "").roles == ()
+        with pytest.raises(ConfigError, match='those for "all" have not come from the control plane yet'):
+            each.together_with(beside("all"), "")
+    message = DocumentSet(mesh.version, base=mesh.version, server="all")
+    assert (await MeshDocuments.received(message, mesh, HOME)).together_with(beside("all"), "").roles == ()
+
+
+def held(document: SentKind) -> Held:
+    return Held.of(document, key_of(document))
 
 
 async def test_many_documents_leave_turns_to_others() -> None:

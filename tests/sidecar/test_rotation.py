@@ -220,6 +220,7 @@ class TestStarting:
         world.source.leaf = CA.issue(ID, extended_key_usage=[ExtendedKeyUsageOID.CLIENT_AUTH])
         rotation = await world.start(inbound=False)
         assert rotation.client_context() is rotation.current.client  # type: ignore[union-attr]
+        assert rotation.client_h1_context() is rotation.current.client_h1  # type: ignore[union-attr]
 
 
 class TestRotating:

@@ -221,3 +221,21 @@ def test_the_express_lane_can_be_closed(sidecar: dict[str, Any], expected: bool)
     assert inbound is not None
     assert outbound is not None
     assert inbound.is_express is outbound.is_express is expected
+
+
+def test_places_of_tokens() -> None:
+    def issuer(name: str, place: schema.TokenPlace | None) -> schema.Issuer:
+        return schema.Issuer(name=name, issuer=f"https://{name}", audiences=("m",), token_from=place)
+
+    places = [schema.TokenPlace(header="x-token"), schema.TokenPlace(cookie="session")]
+    for issuers, is_somewhere in (
+        ((issuer("a", None),), False),
+        ((issuer("a", None), issuer("b", places[0]), issuer("c", places[1])), True),
+    ):
+        found = documents(outbound={}, mesh={"issuers": issuers})
+        inbound = inbound_snapshot(found, {}, None, CarriedState())
+        outbound = outbound_snapshot(found, {}, CarriedState())
+        assert inbound is not None
+        assert (inbound.token_places is not None) is is_somewhere
+        assert outbound is not None
+        assert outbound.token_places is None  # the sidecar at the other end looks there

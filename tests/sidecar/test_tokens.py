@@ -12,15 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from meshproxy.config import schema
+from meshproxy.config.fields import ClaimAtPath
 from meshproxy.config.problems import ConfigError
 from meshproxy.devtools.issuer import DevelopmentIssuer, SigningKey
-from meshproxy.identity.tokens import KeysWanted, TokenVerifier
+from meshproxy.identity.tokens import KeysWanted, TokenVerifier, credential
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.sidecar import tokens as module
 from meshproxy.sidecar.tokens import Tokens
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
+from tests.identity.test_load_balancer import BALANCER, CLIENT, KEY, KID, PLACE, POOL, pem_of
+from tests.identity.test_load_balancer import token as balancer_token
 
 URL = "https://login.dev.example"
 ISSUER = DevelopmentIssuer(URL, algorithm="ES256")
@@ -111,6 +116,19 @@ async def test_an_issuer_without_audiences_and_subjects() -> None:
             verify(verifier, ISSUER.sign({}, ISSUER.claims("", **{**given, "token_use": "id"})))
 
 
+async def test_claims_of_an_issuer_that_lists_of_names_find() -> None:
+    name = "https://corp.example/app"
+    async with running() as tokens:
+        path = ClaimAtPath(path=(name,), exact="mesh")
+        issuer = document(keys=inline(), audiences=(), required_claim_paths=(path,), subject_fallback_path=(name,))
+        verifier = tokens.build((issuer,))
+        tokens.adopt()
+        given: dict[str, Any] = {"sub": None, "aud": None, name: "mesh"}
+        assert verify(verifier, ISSUER.sign({}, ISSUER.claims("", **given))) == "mesh"
+        with pytest.raises(Refusal, match="lacks a claim"):
+            verify(verifier, ISSUER.sign({}, ISSUER.claims("", **{**given, name: "other"})))
+
+
 async def test_keys_behind_a_url_are_fetched() -> None:
     async with DevelopmentIssuer.serve(algorithm="ES256") as issuer, running() as tokens:
         keys = schema.KeySource(url=issuer.keys_url)
@@ -136,9 +154,9 @@ async def test_several_issuers_stand_side_by_side(in_file: schema.KeySource) -> 
     ("keys", "said"),
     [
         (schema.KeySource(inline={"keys": [{"kty": "RSA", "kid": "a"}]}), "its keys: "),
-        (schema.KeySource(url="http://login.example/keys"), "it would be fetched without TLS"),
+        (schema.KeySource(url="https://login.example:0/keys"), "it is not an https URL"),
     ],
-    ids=["in the document", "a URL without TLS"],
+    ids=["in the document", "a URL without a port"],
 )
 async def test_keys_that_can_never_be_had_are_a_problem_of_the_document(keys: schema.KeySource, said: str) -> None:
     async with running() as tokens:
@@ -250,6 +268,20 @@ class TestReloading:
             assert tokens.are_known
             assert verify(verifier, ISSUER.token("alice", expires_in=30)) == "alice"
 
+    async def test_a_load_balancer_more_leaves_the_keys_of_the_region(self) -> None:
+        def balanced(*arns: str) -> schema.Issuer:
+            place = schema.TokenPlace(header="x-amzn-oidc-data")
+            return document("people", None, issuer=POOL, audiences=(CLIENT,), load_balancers=arns, token_from=place)
+
+        async with running() as tokens:
+            tokens.build((balanced(BALANCER),))
+            tokens.adopt()
+            (known,) = tokens._known.values()
+            tokens.build((balanced(BALANCER[:-1] + "9", BALANCER),))
+            assert list(tokens._built.values()) == [known]
+            tokens.build((balanced(BALANCER.replace("central", "west")),))
+            assert list(tokens._built.values()) != [known]
+
     async def test_what_else_a_document_says_counts_at_once(self, in_file: schema.KeySource) -> None:
         async with running() as tokens:
             tokens.build((document(keys=in_file),))
@@ -287,7 +319,7 @@ class TestReloading:
             assert tokens.are_known
             assert verify(verifier, ISSUER.token("alice")) == "alice"
             served = asyncio.Event()
-            tokens.refresh("corp", served.set)
+            tokens.refresh(KeysWanted("corp"), served.set)
             await served.wait()
 
     async def test_an_issuer_that_is_gone_is_fetched_no_more(self, in_file: schema.KeySource) -> None:
@@ -306,6 +338,39 @@ class TestReloading:
 
 
 class TestUnknownKeys:
+    async def test_a_load_balancers_key_is_fetched_when_a_token_names_it(self) -> None:
+        """Before that there are none, and the sidecar is ready."""
+        fetched = []
+
+        async def get(request: web.Request) -> web.Response:
+            fetched.append(request.path)
+            return web.Response(body=pem_of(KEY))
+
+        app = web.Application()
+        app.add_routes([web.get("/{kid}", get)])
+        async with TestServer(app) as server, running() as tokens:
+            issuer = document(
+                "people",
+                schema.KeySource(url=str(server.make_url("/"))),
+                issuer=POOL,
+                audiences=(CLIENT,),
+                load_balancers=(BALANCER,),
+                token_from=schema.TokenPlace(header="x-amzn-oidc-data"),
+            )
+            verifier = tokens.build((issuer,))
+            assert verifier is not None
+            tokens.adopt()
+            await tokens.wait_for_keys()
+            assert tokens.are_known
+            value = credential(PLACE, balancer_token())
+            with pytest.raises(KeysWanted) as wanted:
+                verifier.verify(value, time.time())
+            served = asyncio.Event()
+            tokens.refresh(wanted.value, served.set)
+            await served.wait()
+            assert verifier.verify(value, time.time()).claims["email"] == "alice@models.example"
+            assert fetched == [f"/{KID}"]
+
     async def test_they_are_fetched_for_who_waits(self) -> None:
         async with DevelopmentIssuer.serve(algorithm="ES256") as issuer, running() as tokens:
             verifier = tokens.build((document(issuer=issuer.issuer, keys=schema.KeySource(url=issuer.keys_url)),))
@@ -315,7 +380,7 @@ class TestUnknownKeys:
             with pytest.raises(KeysWanted) as wanted:
                 verify(verifier, issuer.token("alice"))
             served = asyncio.Event()
-            tokens.refresh(wanted.value.issuer, served.set)
+            tokens.refresh(wanted.value, served.set)
             await served.wait()
             assert verify(verifier, issuer.token("alice")) == "alice"
 
@@ -329,7 +394,7 @@ class TestUnknownKeys:
             with pytest.raises(KeysWanted) as wanted:
                 verify(verifier, issuer.token("alice"))
             served = asyncio.Event()
-            tokens.refresh(wanted.value.issuer, served.set)
+            tokens.refresh(wanted.value, served.set)
             await served.wait()
             assert verify(verifier, issuer.token("alice")) == "alice"
             # The old one is a stranger's now: refused without another fetch.
@@ -349,7 +414,7 @@ class TestUnknownKeys:
             outbox.log.append("then")
             told.set()
 
-        tokens.refresh("corp", then)
+        tokens.refresh(KeysWanted("corp"), then)
         await told.wait()
         await asyncio.sleep(0)
         assert outbox.log == ["begin", "then", "flush"]
@@ -361,7 +426,7 @@ class TestUnknownKeys:
             tokens.build((document(keys=inline()),))
             tokens.adopt()
             told = asyncio.Event()
-            tokens.refresh(name, told.set)
+            tokens.refresh(KeysWanted(name), told.set)
             await told.wait()
 
 
@@ -382,7 +447,7 @@ async def test_closing_leaves_no_task_behind(in_file: schema.KeySource) -> None:
     tokens = Tokens(SidecarMetrics(), Outbox())  # type: ignore[arg-type]
     tokens.build((document(keys=in_file),))
     tokens.adopt()
-    tokens.refresh("corp", lambda: None)
+    tokens.refresh(KeysWanted("corp"), lambda: None)
     await tokens.close()
     await tokens.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}
