@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -35,6 +36,18 @@ options = _options.together(
     ),
 )
 """`--control` and `--timeout`."""
+
+
+def order_headers() -> dict[str, str]:
+    """Of what only commands may ask for (`control.web_port.COMMAND_HEADER`): who asks, for the audit trail
+    (`control.orders.USER_HEADER`)."""
+    import getpass
+    import socket
+
+    headers = {"x-meshproxy-command": "1"}
+    with suppress(KeyError, OSError):  # a user without a name
+        headers["x-meshproxy-user"] = f"{getpass.getuser()}@{socket.gethostname()}"
+    return headers
 
 
 def ask(addresses: Sequence[str], timeout: float) -> list[Answer]:

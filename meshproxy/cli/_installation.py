@@ -42,6 +42,12 @@ options = _options.together(
     click.option(
         "--service-account", default="control", show_default=True, metavar="NAME", help="Of the control plane."
     ),
+    click.option(
+        "--login-secret",
+        metavar="NAME",
+        help="The Secret with the login file of the page, login.yaml, and what that names beneath /etc/meshproxy/login."
+        "  [default: no login]",
+    ),
     cert_manager_option("Let this issuer of cert-manager make the webhook's certificate."),
     _injection.trust_bundle_option(required=False),
     _injection.settings_options,
@@ -54,6 +60,7 @@ def objects(
     injector: str,
     only: tuple[str, ...],
     service_account: str,
+    login_secret: str | None,
     cert_manager: str | None,
     image: str,
     trust_domain: str,
@@ -80,6 +87,8 @@ def objects(
         )
     _injection.check_settings(image, trust_domain, control_plane, control_plane_id, control_namespace, server)
     _options.read(values.read_name, service_account, "--service-account")
+    if login_secret is not None:
+        _options.read(values.read_name, login_secret, "--login-secret")
     try:
         choices = Choices(
             image=image,
@@ -89,6 +98,7 @@ def objects(
             cert_manager=read_issuer(cert_manager),
             namespace=control_namespace,
             service_account=service_account,
+            login_secret=login_secret,
             control_plane=control_plane,
             control_plane_id=control_plane_id,
             server=server,

@@ -132,23 +132,27 @@ class Lines:
     """The lines of a live page, of each worker as they come.
 
     Args:
-        address: of the sidecar, or of the supervisor of several workers.
+        addresses: of the sidecar, or of the supervisor of several workers; or of control planes.
         target: path and query of the page.
         timeout: seconds for the first answer.
+        headers: of the request to control planes; None: sidecars are asked.
 
     Attributes:
         sources: the addresses that are read.
     """
 
-    def __init__(self, address: tuple[str, int], target: str, timeout: float) -> None:
-        """Raises Ended: nobody answers, or the sidecar refuses."""
+    def __init__(
+        self, addresses: Sequence[tuple[str, int]], target: str, timeout: float, headers: dict[str, str] | None = None
+    ) -> None:
+        """Raises Ended: nobody answers, or it refuses."""
+        self._headers = headers
         self._queue: queue.Queue[tuple[str, bytes | None]] = queue.Queue(WAITING_LINES)
         self._reading: list[tuple[socket.socket, threading.Thread]] = []
         self._is_closed = threading.Event()
         self.sources: list[str] = []
-        workers = self._open(address, target, timeout)
-        for worker in workers:
-            self._open(read_address(worker, "--admin", _options.DEFAULT_ADMIN), target, timeout)
+        for address in addresses:
+            for worker in self._open(address, target, timeout):
+                self._open(read_address(worker, "--admin", _options.DEFAULT_ADMIN), target, timeout)
 
     def _open(self, address: tuple[str, int], target: str, timeout: float) -> list[str]:
         """Begin to read; the addresses of the workers if these have to be asked instead."""
@@ -157,13 +161,15 @@ class Lines:
         try:
             connection.connect()
             sock = connection.sock
-            connection.request("GET", target)
+            connection.request("GET", target, headers=self._headers or {})
             response = connection.getresponse()
             if response.status != 200:
                 with closing(connection):
                     return _refused(where, response.status, response.read(MOST_BYTES))
         except (OSError, HTTPException) as error:
             connection.close()
+            if self._headers is not None:
+                raise Ended(f"no control plane answers at {where}: {failure(error, timeout)} (--control)") from None
             raise Ended(
                 f"no sidecar answers at {where}: {failure(error, timeout)}. Is it running, with this "
                 "spec.admin.listen? (--admin HOST:PORT)"
@@ -223,12 +229,12 @@ class Lines:
 
 
 def _not_ours(where: str) -> Ended:
-    return Ended(f"{where} has sent a line that cannot be read: it is no sidecar of this version")
+    return Ended(f"{where} has sent a line that cannot be read: it is of another version")
 
 
 def ended(where: str) -> Ended:
     """The error for a page that has ended, of a sidecar or of the last of its workers."""
-    return Ended(f"{where} sends no more: the sidecar has ended, or has dismissed this reader (its log says why)")
+    return Ended(f"{where} sends no more: it has ended, or has dismissed this reader (its log says why)")
 
 
 def _refused(where: str, status: int, body: bytes) -> list[str]:
@@ -243,19 +249,16 @@ def _refused(where: str, status: int, body: bytes) -> list[str]:
             raise Ended(f"the workers of the sidecar at {where} have not started: try again")
         return list(found)
     if status in (404, 421):
-        raise Ended(f"{where} has no such page: it is not the admin port of a sidecar of this version")
-    raise Ended(f"the sidecar at {where} refuses: {printable(text[:MOST_CHARACTERS])}")
+        raise Ended(f"{where} has no such page: it is no port of a sidecar, or control plane, of this version")
+    raise Ended(f"{where} refuses: {printable(text[:MOST_CHARACTERS])}")
 
 
 @contextmanager
 def opened(address: str, path: str, fields: Sequence[tuple[str, str]], timeout: float) -> Iterator[Lines]:
     """The lines of a live page. Raises Ended."""
     where = read_address(address, "--admin", _options.DEFAULT_ADMIN)
-    lines = Lines(where, f"{path}?{urlencode(fields)}" if fields else path, timeout)
-    try:
+    with closing(Lines([where], f"{path}?{urlencode(fields)}" if fields else path, timeout)) as lines:
         yield lines
-    finally:
-        lines.close()
 
 
 def collect(lines: Lines, seen: Window, until: float, enough: float | None = None) -> None:
@@ -292,3 +295,20 @@ def document(seen: Window, rows: Sequence[Row]) -> dict[str, object]:
         "seconds": round(seen.seconds, 3),
         "groups": [row.document() for row in rows],
     }
+
+
+def show(seen: Window, by: Sequence[str], output: str, nothing: str) -> None:
+    """Print the groups of calls as a table (`wide` or not) or as JSON.
+
+    Args:
+        nothing: is said where there are no calls.
+    """
+    from meshproxy.cli._live_text import print_table, table
+
+    rows = seen.rows()
+    if output == "json":
+        click.echo(json.dumps(document(seen, rows)))
+    elif rows:
+        print_table(table(rows, by, wide=output == "wide"), wide=output == "wide")
+    else:
+        click.echo(nothing, err=True)

@@ -171,9 +171,12 @@ class TapLines:
     Args:
         width: of the terminal.
         wide: more of what is known of a call.
+        is_mesh: calls are of several sidecars, which are named first.
     """
 
-    def __init__(self, width: int, *, wide: bool) -> None:
+    def __init__(self, width: int, *, wide: bool, is_mesh: bool = False) -> None:
+        self._sidecar = _SIDECAR if is_mesh else 0
+        width -= self._sidecar
         names = max(width - _BEGIN - _RESULT - 2, 20)
         self._model = 32 if wide else (names + 1) // 2
         self._caller = 40 if wide else names // 2
@@ -182,22 +185,24 @@ class TapLines:
 
     def heading(self) -> Text:
         """The names of the columns."""
+        sidecar = f"{'SIDECAR':<{self._sidecar}}" if self._sidecar else ""
         text = f"{'TIME':<12} {'TOOK':>7} {'VERB':<8} {'MODEL':<{self._model}} {'CALLER':<{self._caller}} RESULT"
         if self._wide:
             text = f"{text:<{_BEGIN + self._model + self._caller + 39}}{_MORE.format(*_MORE_NAMES)}"
-        return Text(text)
+        return Text(sidecar + text)
 
     def line(self, event: dict[str, Any]) -> Text:
         """One call; `event` is a line of the access log."""
         began, took = (event.get("start_time") or "")[11:23], event.get("duration")
+        sidecar = _cut(short_caller(str(event.get("sidecar") or "-")), _SIDECAR - 1) if self._sidecar else ""
         line = Text(
-            f"{_cut(began, 12):<12} {span(took / 1_000 if took is not None else None):>7} "
+            f"{sidecar:<{self._sidecar}}{_cut(began, 12):<12} {span(took / 1_000 if took is not None else None):>7} "
             f"{_cut(event.get('verb') or '-', 8):<8} {_cut(_model(event), self._model):<{self._model}} "
             f"{_cut(_caller(event), self._caller):<{self._caller}} "
         )
         result, style = _result(event, wide=self._wide)
         if not self._wide:
-            return line.append(_cut(result, max(self._width - len(line), _RESULT)), style)
+            return line.append(_cut(result, max(self._width + self._sidecar - len(line), _RESULT)), style)
         line.append(f"{printable(result):<36} ", style)
         more = (
             WAYS.get(event.get("direction") or "", "-"),
@@ -211,6 +216,8 @@ class TapLines:
         return line.append(_MORE.format(*more))
 
 
+_SIDECAR = 24
+"""Characters of the name of a sidecar, and a space."""
 _MORE = "{:<3} {:<21} {:<16} {:>3} {:>8} {:>8} {}"
 _MORE_NAMES = ("DIR", "ENDPOINT", "ROUTE", "TRY", "IN", "OUT", "TRACE")
 

@@ -30,9 +30,20 @@ def read_address(address: str, option: str, default: str) -> tuple[str, int]:
 
 def get(address: tuple[str, int], path: str, timeout: float) -> tuple[int, bytes]:
     """The status and the body of a page. Raises NoAnswer."""
+    return _call("GET", address, path, {}, timeout)
+
+
+def post(address: tuple[str, int], path: str, headers: dict[str, str], timeout: float) -> tuple[int, bytes]:
+    """The status and the body of the answer to an order. Raises NoAnswer."""
+    return _call("POST", address, path, headers, timeout)
+
+
+def _call(
+    method: str, address: tuple[str, int], path: str, headers: dict[str, str], timeout: float
+) -> tuple[int, bytes]:
     connection = HTTPConnection(*address, timeout=timeout)
     try:
-        connection.request("GET", path)
+        connection.request(method, path, headers=headers)
         response = connection.getresponse()
         return response.status, response.read()
     except (OSError, HTTPException) as error:

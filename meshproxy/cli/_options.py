@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 T = TypeVar("T")
 
@@ -41,6 +41,32 @@ output = click.option(
     default="text",
     help="The format of the output.  [default: text]",
 )
+
+
+table = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    help="The format of the output.  [default: table]",
+)
+
+
+def print_csv(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Rows for a spreadsheet (RFC 4180). A cell that it would take for a formula begins with an apostrophe: callers
+    choose names (https://owasp.org/www-community/attacks/CSV_Injection)."""
+    import csv
+    import io
+
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([[f"'{cell}" if cell[:1] in FORMULA else cell for cell in row] for row in rows])
+    click.echo(text.getvalue(), nl=False)
+
+
+FORMULA = tuple("=+-@\t\r")
+"""What a formula begins with."""
 
 
 def print_page(kind: str, content: Mapping[str, object]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshproxy.cli import _options
+from meshproxy.cli import _config_init, _options
 from meshproxy.cli.main import FOUND
 from meshproxy.config.codes import BY_NUMBER, Severity
 from meshproxy.config.fields import API_VERSION
@@ -212,3 +212,7 @@ def _paragraph(text: str, head: str = "") -> None:
     if head:
         click.echo(head)
     click.echo(click.wrap_text(" ".join(text.split()), WIDTH, indent, indent))
+
+
+command.add_command(_config_init.init)
+command.add_command(_config_init.schema)

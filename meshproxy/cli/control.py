@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -12,9 +12,13 @@ from meshproxy.cli import _authority, _options
 from meshproxy.cli._webhook import WebhookChoices, webhook_options
 from meshproxy.cli.main import FOUND
 
+if TYPE_CHECKING:
+    from meshproxy.config.telemetry import WithoutTrail
+
 FAILURE = 1
 LEAST_LIFETIME = 10.0
 """Of issued certificates, in seconds."""
+DEFAULT_COMMANDS = "127.0.0.1:18513"
 
 
 @click.group("control")
@@ -45,7 +49,20 @@ def command() -> None:
     default="127.0.0.1:18512",
     show_default=True,
     metavar="IP:PORT",
-    help="/livez, /readyz and /metrics; /status for this host only.",
+    help="/livez, /readyz and /metrics; the page of the mesh and /status for this host only, unless --login.",
+)
+@click.option(
+    "--login",
+    "login_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="PATH",
+    help="A file that says at which OpenID Connect issuer people log in to the page, and what they see there.",
+)
+@click.option(
+    "--commands",
+    metavar="IP:PORT",
+    help="With --login: the port of commands, for this host only (meshproxy check --control IP:PORT). The web port has"
+    " none of their pages then.  [default: 127.0.0.1:18513]",
 )
 @click.option(
     "--documents",
@@ -116,6 +133,36 @@ def command() -> None:
     help="Connections a second from one IP address, and ten times as many at once; sidecars behind a load balancer"
     " share one.  0: any number.",
 )
+@click.option(
+    "--drift-interval",
+    default="5m",
+    show_default=True,
+    metavar="DURATION",
+    help="How long a model is looked at before it is compared with what it was (docs/drift.md): shorter finds changes"
+    " sooner, and forgets sooner what was before.",
+)
+@click.option(
+    "--audit-log",
+    default="off",
+    show_default=True,
+    metavar="PATH",
+    help="Where the audit trail goes, of certificates, documents, rollouts, logins and the authority: stdout, off, a"
+    " path with a /, or the URL of a collector, such as http://otel-collector:4318.",
+)
+@click.option(
+    "--audit-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="PATH",
+    help="The private key that signs it (`meshproxy audit key`).",
+)
+@click.option(
+    "--without-audit",
+    type=click.Choice(["refuse", "serve"]),
+    default="refuse",
+    show_default=True,
+    help="Whether certificates are issued, and orders to rollouts taken, while the audit trail cannot be written. An"
+    " abort is taken in any case.",
+)
 @_options.log_level("The level of the log on standard error.")
 def run(
     webhook: WebhookChoices,
@@ -124,6 +171,8 @@ def run(
     spiffe_id: str | None,
     listen: str,
     web: str,
+    login_file: Path | None,
+    commands: str | None,
     documents: tuple[str, ...],
     cluster_documents: bool,
     lifetime: str,
@@ -136,6 +185,10 @@ def run(
     service_account_issuer: str | None,
     trusted: tuple[str, ...],
     connection_rate: float,
+    drift_interval: str,
+    audit_log: str,
+    audit_key: Path | None,
+    without_audit: str,
     log_level: str,
 ) -> None:
     """Run the control plane.
@@ -156,12 +209,15 @@ def run(
 
     from meshproxy.config import values
     from meshproxy.config.problems import ConfigError
+    from meshproxy.config.sidecars import AuditFile
+    from meshproxy.config.telemetry import read_audit_log
     from meshproxy.control.allocator import collect_seldom
     from meshproxy.control.app import ControlPlane, Settings
     from meshproxy.control.offline_tokens import ClusterKeys, KeysUnusable
     from meshproxy.control.store import StoreError
     from meshproxy.identity.certificates import CertificateError
     from meshproxy.telemetry.process_log import open_process_log
+    from meshproxy.web.login_file import LoginFileError, read_login_file
 
     if documents and cluster_documents:
         raise click.UsageError("--documents and --cluster-documents both say where documents come from: keep one")
@@ -173,6 +229,12 @@ def run(
         raise click.UsageError("--token-review and --service-account-keys both say who checks tokens: keep one")
     domain = _options.read(values.read_trust_domain, trust_domain, "--trust-domain")
     own_id = _read_identity(spiffe_id or f"spiffe://{domain}/ns/meshproxy/sa/control", domain, "--spiffe-id")
+    try:
+        login = read_login_file(login_file) if login_file is not None else None
+    except LoginFileError as error:
+        raise click.UsageError(f"--login: {error}") from None
+    if commands is not None and login is None:
+        raise click.UsageError("--commands takes --login: without, commands use the web port")
     settings = Settings(
         folder=folder,
         trust_domain=domain,
@@ -182,7 +244,15 @@ def run(
         web=_options.read(values.read_listen_address, web, "--web"),
         lifetime=_options.read(values.read_lifetime, lifetime, "--lifetime"),
         trusted=_read_trusted(trusted, domain),
+        login=login,
+        commands=_options.read(values.read_listen_address, commands or DEFAULT_COMMANDS, "--commands")
+        if login is not None
+        else None,
         connection_rate=connection_rate,
+        drift_interval=_options.read(values.read_duration, drift_interval, "--drift-interval"),
+        audit_log=_options.read(read_audit_log, audit_log, "--audit-log"),
+        audit=AuditFile(signing_key=str(audit_key) if audit_key is not None else None),
+        without_audit=cast("WithoutTrail", without_audit),
         documents=documents,
         cluster_documents=cluster_documents,
         services=services or cluster_documents,

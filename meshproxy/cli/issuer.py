@@ -30,18 +30,38 @@ from meshproxy.cli import _extra
     metavar="NAME:SECRET[:GROUP,...]",
     help="A client, its secret and the groups in its tokens; may be repeated.",
 )
-def command(host: str, port: int, name: str | None, audience: str, algorithm: str, clients: tuple[str, ...]) -> None:
-    """Run a token issuer for development: OpenID Connect discovery, JWKS, and the client credentials grant.
+@click.option(
+    "--person",
+    "people",
+    multiple=True,
+    metavar="NAME[:GROUP,...]",
+    help="Somebody who can log in to a page on this host, without a password, and their groups; may be repeated.",
+)
+def command(
+    host: str,
+    port: int,
+    name: str | None,
+    audience: str,
+    algorithm: str,
+    clients: tuple[str, ...],
+    people: tuple[str, ...],
+) -> None:
+    """Run a token issuer for development: OpenID Connect discovery, JWKS, the client credentials grant, and the
+    authorization code flow with PKCE.
 
     Prints its addresses as one line of JSON. Needs the extra "demo": in a clone, pipx install '.[demo]'.
     """
     with _extra.needed("demo"):
-        from meshproxy.devtools.issuer import parse_clients, run
+        from meshproxy.devtools.issuer import parse_clients, parse_people, run
     try:
         known = parse_clients(clients)
     except ValueError:
         raise click.BadParameter("expected NAME:SECRET or NAME:SECRET:GROUP,GROUP", param_hint="--client") from None
-    asyncio.run(run(host, port, name, audience, algorithm, known))
+    try:
+        named = parse_people(people)
+    except ValueError:
+        raise click.BadParameter("expected NAME or NAME:GROUP,GROUP", param_hint="--person") from None
+    asyncio.run(run(host, port, name, audience, algorithm, known, named))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 To add a command, add the file `meshproxy/cli/NAME.py` with a click command or group called `command`. A command is
 imported only when it is called, but `meshproxy --help` imports all of them for their first lines: heavy imports belong
-inside functions.
+inside functions. The file of a command whose name is a word of Python ends with `_` (`import_.py`).
 
 Exit statuses of all commands: 0 success, 1 failure, 2 usage error, 3 a negative result (problems in documents, a denied
 call), 130 interrupted. `check` and `proxy-status` grade a mesh instead: 0 well, 1 warnings, 2 errors; and
@@ -12,6 +12,7 @@ call), 130 interrupted. `check` and `proxy-status` grade a mesh instead: 0 well,
 from __future__ import annotations
 
 import importlib
+import keyword
 import pkgutil
 
 import click
@@ -29,14 +30,15 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         modules = (module.name for module in pkgutil.iter_modules(meshproxy.cli.__path__))
-        names = (name.replace("_", "-") for name in modules if name != "main" and not name.startswith("_"))
+        names = (name.rstrip("_").replace("_", "-") for name in modules if name != "main" and not name.startswith("_"))
         return sorted({*names, *super().list_commands(ctx)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         known = super().get_command(ctx, cmd_name)
         if known is not None or cmd_name not in self.list_commands(ctx):
             return known
-        module = importlib.import_module(f"meshproxy.cli.{cmd_name.replace('-', '_')}")
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name.replace("-", "_")
+        module = importlib.import_module(f"meshproxy.cli.{name}")
         command = module.command
         assert isinstance(command, click.Command), f"{module.__name__}.command is not a click command"
         return command

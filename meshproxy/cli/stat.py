@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from typing import TYPE_CHECKING
 
 import click
 
-from meshproxy.cli import _live
-
-if TYPE_CHECKING:
-    from meshproxy.cli._call_rows import Window
+from meshproxy.cli import _live, _mesh
 
 
 @click.command("stat", short_help="Show rates, success and latencies of the calls of a running sidecar.")
 @_live.by
 @_live.time_window("How long to look.")
 @_live.options
-@click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for the sidecar.")
+@_mesh.control
+@click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for an answer.")
 @_live.output
 def command(
     by: tuple[str, ...],
     window: float,
     address: str,
+    addresses: tuple[str, ...],
     timeout: float,
     output: str | None,
     **filters: tuple[str, ...],
@@ -32,8 +29,12 @@ def command(
     """Look at the calls of a running sidecar for a while, and show for each model and version: the share of success,
     calls a second, percentiles of the latency, further attempts, and calls that were denied.
 
+    With --control, show what all sidecars of the mesh have reported of the time that has passed: nothing is waited for,
+    and up to 1h is known.
+
     \b
     meshproxy stat -t 1m
+    meshproxy stat --control 127.0.0.1:18512 -t 1h --by caller
     meshproxy stat --by caller --model 'resnet*'
     kubectl exec POD -c meshproxy -- meshproxy stat --by model --by route -o json
 
@@ -44,8 +45,11 @@ def command(
 
     Filters may be repeated: one value of each has to match.
 
-    Exit status: 0, 1 if no sidecar answers or it has ended, 130 after Ctrl-C.
+    Exit status: 0, 1 if no sidecar or control plane answers or it has ended, 130 after Ctrl-C.
     """
+    if addresses:
+        _mesh.show(addresses, timeout, window, by, filters, _live.chosen(output))
+        return
     from meshproxy.cli._call_rows import Window
 
     seen = Window()
@@ -57,19 +61,6 @@ def command(
             _live.collect(lines, seen, time.monotonic() + window + timeout, enough=window)
         except KeyboardInterrupt:
             was_interrupted = True
-    _print(seen, by, _live.chosen(output))
+    _live.show(seen, by, _live.chosen(output), f"no calls ended in {seen.seconds:.3g} s")
     if was_interrupted:
         sys.exit(_live.INTERRUPTED)
-
-
-def _print(seen: Window, by: tuple[str, ...], output: str) -> None:
-    rows = seen.rows()
-    if output == "json":
-        click.echo(json.dumps(_live.document(seen, rows)))
-        return
-    if not rows:
-        click.echo(f"no calls ended in {seen.seconds:.3g} s", err=True)
-        return
-    from meshproxy.cli._live_text import print_table, table
-
-    print_table(table(rows, by, wide=output == "wide"), wide=output == "wide")

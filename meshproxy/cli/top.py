@@ -6,14 +6,15 @@ import json
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshproxy.cli import _live
+from meshproxy.cli import _live, _mesh
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from rich.console import Console, ConsoleDimensions
 
@@ -29,21 +30,26 @@ REFRESH_SECONDS = 1.0
 @_live.time_window("Of how long the numbers are.")
 @click.option("--sort", type=click.Choice(SORTS), default="rps", show_default=True, help="What comes first.")
 @_live.options
-@click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for the sidecar.")
+@_mesh.control
+@click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for an answer.")
 @_live.output
 def command(
     by: tuple[str, ...],
     window: float,
     sort: str,
     address: str,
+    addresses: tuple[str, ...],
     timeout: float,
     output: str | None,
     **filters: tuple[str, ...],
 ) -> None:
     """Show what `meshproxy stat` shows of the last seconds, refreshed every second.
 
+    With --control, of all sidecars of the mesh, as far as they have reported: every few seconds.
+
     \b
     meshproxy top --by caller --sort denied
+    meshproxy top --control 127.0.0.1:18512
     kubectl exec -it POD -c meshproxy -- meshproxy top
 
     On a terminal: s sorts by the next column, q ends it. Elsewhere, and with -o json: one line every second.
@@ -54,6 +60,9 @@ def command(
     """
     from meshproxy.cli._call_rows import Window
 
+    if addresses:
+        _top_mesh(addresses, timeout, window, by, filters, sort, output)
+        return
     seen = Window(max(1, round(window / REFRESH_SECONDS)))
     fields = [("by", name) for name in by] + _live.filter_fields(filters)
     chosen = _live.chosen(output)
@@ -62,7 +71,34 @@ def command(
             if chosen == "json":
                 _print_lines(lines, seen)
             else:
-                _show(lines, seen, by, sort, wide=chosen == "wide")
+                collect = partial(_collect, lines, seen)
+                _show(collect, lambda: seen, by, sort, wide=chosen == "wide")
+    except KeyboardInterrupt:
+        sys.exit(_live.INTERRUPTED)
+
+
+def _top_mesh(
+    addresses: tuple[str, ...],
+    timeout: float,
+    window: float,
+    by: tuple[str, ...],
+    filters: Mapping[str, tuple[str, ...]],
+    sort: str,
+    output: str | None,
+) -> None:
+    """Ask again and again. Ends as `command` does."""
+    chosen = _live.chosen(output)
+
+    def look() -> Window:
+        return _mesh.window_of(addresses, timeout, window, by, filters)
+
+    try:
+        if chosen == "json":
+            while True:
+                seen = look()
+                click.echo(json.dumps(_live.document(seen, seen.rows())))
+                time.sleep(REFRESH_SECONDS)
+        _show(time.sleep, look, by, sort, wide=chosen == "wide")
     except KeyboardInterrupt:
         sys.exit(_live.INTERRUPTED)
 
@@ -74,8 +110,19 @@ def _print_lines(lines: Lines, seen: Window) -> None:
             click.echo(json.dumps(_live.document(seen, seen.rows())))
 
 
-def _show(lines: Lines, seen: Window, by: tuple[str, ...], sort: str, *, wide: bool) -> None:
-    """Until q is pressed."""
+def _collect(lines: Lines, seen: Window, seconds: float) -> None:
+    _live.collect(lines, seen, time.monotonic() + seconds)
+
+
+def _show(
+    pause: Callable[[float], None], look: Callable[[], Window], by: tuple[str, ...], sort: str, *, wide: bool
+) -> None:
+    """Until q is pressed.
+
+    Args:
+        pause: lets so many seconds pass, and takes what comes meanwhile.
+        look: what there is to be shown now.
+    """
     from rich.console import Console
 
     from meshproxy.cli._keys import Keys
@@ -83,10 +130,10 @@ def _show(lines: Lines, seen: Window, by: tuple[str, ...], sort: str, *, wide: b
     console = Console(highlight=False)
     with Keys() as keys, _place(console) as show:
         while True:
-            show(_screen(seen, by, sort, wide=wide, size=console.size))
+            show(_screen(look(), by, sort, wide=wide, size=console.size))
             until = time.monotonic() + REFRESH_SECONDS
             while (left := until - time.monotonic()) > 0:
-                _live.collect(lines, seen, time.monotonic() + min(left, 0.1))
+                pause(min(left, 0.1))
                 key = keys.pressed()
                 if key == "q":
                     return

@@ -145,3 +145,28 @@ def counts(seconds: float = 1.0, model: str = "resnet", **fields: object) -> dic
     """A line of /stat: one group of ten calls of a millisecond."""
     group = {"names": {"direction": "inbound", "model": model, "version": "latest"}, "calls": 10, "buckets": {"32": 10}}
     return {"seconds": seconds, "groups": [{**group, **fields}]}
+
+
+ServePages = Callable[[dict[str, bytes]], str]
+
+
+@pytest.fixture
+def serve_pages() -> Iterator[ServePages]:
+    """Answers GET of these paths, without their queries; returns its address."""
+
+    def start(pages: dict[str, bytes]) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = pages.get(self.path.partition("?")[0])
+                self.send_response(200 if body is not None else 404)
+                self.send_header("content-length", str(len(body or b"")))
+                self.end_headers()
+                self.wfile.write(body or b"")
+
+            def log_message(self, *_: Any) -> None:
+                """Nothing."""
+
+        return listen(Handler)
+
+    with listening() as listen:
+        yield start

@@ -46,11 +46,11 @@ def test_each_worker_is_asked(live: Lines) -> None:
     ("code", "line", "message"),
     [
         (403, "spec.telemetry.tap of the MeshConfig is off", "refuses: spec.telemetry.tap of the MeshConfig is off"),
-        (404, "not found", "is not the admin port of a sidecar of this version"),
+        (404, "not found", "it is no port of a sidecar, or control plane, of this version"),
         (421, {"workers": []}, "have not started: try again"),
-        (421, "{", "it is no sidecar of this version"),
+        (421, "{", "it is of another version"),
         (400, "\x1b[2J" + "x" * 1_000, r"refuses: \\x1b\[2Jx{496}$"),
-        (421, "<html>", "is not the admin port of a sidecar of this version"),
+        (421, "<html>", "it is no port of a sidecar, or control plane, of this version"),
         (429, "there are 4 readers", "refuses: there are 4 readers"),
     ],
 )
@@ -61,7 +61,12 @@ def test_a_sidecar_that_refuses(live: Lines, code: int, line: object, message: s
 
 def test_nobody_is_there() -> None:
     with pytest.raises(Ended, match=r"no sidecar answers at 127\.0\.0\.1:1: Connection refused"):
-        _live.Lines(("127.0.0.1", 1), "/tap", 1)
+        _live.Lines([("127.0.0.1", 1)], "/tap", 1)
+
+
+def test_no_control_plane_is_there() -> None:
+    with pytest.raises(Ended, match=r"no control plane answers at 127\.0\.0\.1:1"):
+        _live.Lines([("127.0.0.1", 1)], "/tap", 1, {})
 
 
 def test_nothing_comes_in_time(live: Lines) -> None:

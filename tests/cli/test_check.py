@@ -37,7 +37,7 @@ def test_all_is_well(serve: Serve) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.startswith("control plane\n-------------\n√ the control plane answers\n√ it is ready\n")
     assert "\n\nidentities\n----------\n√ the authority is valid" in result.stdout
-    assert result.stdout.endswith("\nresult: √  0 errors, 0 warnings, 17 well\n")
+    assert result.stdout.endswith("\nresult: √  0 errors, 0 warnings, 19 well\n")
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
@@ -49,7 +49,7 @@ def test_warnings(serve: Serve) -> None:
         in (result.stdout)
     )
     assert "\n    next: look at them: meshproxy proxy-status" in result.stdout
-    assert result.stdout.endswith("\nresult: ‼  0 errors, 1 warning, 16 well\n")
+    assert result.stdout.endswith("\nresult: ‼  0 errors, 1 warning, 18 well\n")
 
 
 def test_errors(serve: Serve) -> None:

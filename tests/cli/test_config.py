@@ -44,6 +44,7 @@ def test_good_documents_are_summed_up_on_standard_error() -> None:
         ["ModelRoleBinding", "1", "finance-team"],
         ["ModelServer", "1", "local"],
         ["ModelRoute", "0"],
+        ["ModelRollout", "0"],
         ["Sidecar", "1", "first"],
     ]
 
@@ -142,6 +143,7 @@ def test_json() -> None:
             "ModelRoleBinding": ["finance-team"],
             "ModelServer": ["local"],
             "ModelRoute": [],
+            "ModelRollout": [],
             "Sidecar": ["first"],
         },
         "fingerprint": load([FIRST]).fingerprint,

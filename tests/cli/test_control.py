@@ -100,6 +100,8 @@ async def test_a_join_token_in_a_cluster(tmp_path: Path) -> None:
         (["--trust-domain", "m.example", "--service-account-keys", __file__], "go together"),
         (["--trust-domain", "m.example", "--documents", __file__, "--cluster-documents"], "keep one"),
         (["--trust-domain", "m.example", "--service-account-issuer", "https://a"], "go together"),
+        (["--trust-domain", "m.example", "--login", __file__], "--login: "),
+        (["--trust-domain", "m.example", "--commands", "127.0.0.1:1"], "--commands takes --login"),
         (
             [*KEYS, "--token-review"],
             "--token-review and --service-account-keys both say who checks tokens: keep one",

@@ -46,7 +46,7 @@ def test_a_sidecar_that_ends(live: Lines) -> None:
     result = run(live([call()]))
     assert result.exit_code == 1
     assert result.stderr.startswith("1 call shown\nError: 127.0.0.1:")
-    assert "sends no more: the sidecar has ended, or has dismissed this reader" in result.stderr
+    assert "sends no more: it has ended, or has dismissed this reader" in result.stderr
 
 
 def test_a_worker_that_ends(live: Lines) -> None:

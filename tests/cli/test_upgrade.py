@@ -86,7 +86,7 @@ def test_a_danger() -> None:
 @pytest.mark.usefixtures("live")
 def test_of_a_part_nothing_is_left_over() -> None:
     result = run("--only", "crds")
-    assert (result.exit_code, result.stdout) == (0, "\nresult: √  6 unchanged\n")
+    assert (result.exit_code, result.stdout) == (0, "\nresult: √  7 unchanged\n")
 
 
 @pytest.mark.usefixtures("live")
