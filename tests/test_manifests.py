@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,29 @@ def test_what_is_written_once_goes_to_arguments_of_the_control_plane() -> None:
     }
     (image,) = base["images"]
     assert CHOICES.image == f"{image['name']}:{image['newTag']}" == f"{image['newName']}:{image['newTag']}"
+
+
+def test_the_login_is_what_is_installed_with_its_secret() -> None:
+    """What the component appends, `meshproxy install --login-secret page-login` has more than the base."""
+
+    def pod(choices: Choices) -> Any:
+        (found,) = (each for each in installation(choices, [Part.CONTROL_PLANE]) if each["kind"] == "Deployment")
+        return found["spec"]["template"]["spec"]
+
+    (component,) = read("login/kustomization.yaml")
+    (patch,) = component["patches"]
+    appended = {
+        operation["path"].removeprefix("/spec/template/spec/"): operation["value"]
+        for operation in yaml.safe_load(patch["patch"])
+    }
+    base, other = pod(CHOICES), pod(replace(CHOICES, login_secret="page-login"))
+    expected = {"volumes/-": (base["volumes"], other["volumes"])}
+    for name in ("volumeMounts", "args"):
+        expected[f"containers/0/{name}/-"] = base["containers"][0][name], other["containers"][0][name]
+    assert appended == {
+        path: next(each for each in more if each not in fewer) for path, (fewer, more) in expected.items()
+    }
+    assert all(len(more) == len(fewer) + 1 for fewer, more in expected.values())
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

@@ -1,7 +1,8 @@
 """The Helm chart's template of the installation, made from the objects: `python -m meshproxy.installation.chart`.
 
-The objects are printed with a placeholder for each value, once for every way in which sidecars get into pods. The texts
-are merged line by line: what only some of them have is between `if` and `end`. So each of them is rendered as it was.
+The objects are printed with a placeholder for each value, once for every way in which sidecars get into pods, with a
+login to the page and without. The texts are merged line by line: what only some of them have is between `if` and `end`.
+So each of them is rendered as it was.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ HEADER = """\
 {{- /* Made by `python -m meshproxy.installation.chart`; a test keeps it up to date. */}}
 {{- $webhook := eq .Values.injector "webhook" }}
 {{- $certManager := .Values.certManager.name }}
+{{- $login := .Values.loginSecret }}
 """
 _VALUES = {
     "image-placeholder": ".Values.image",
@@ -33,6 +35,7 @@ _VALUES = {
     "kind-placeholder": ".Values.certManager.kind",
     "issuer-placeholder": ".Values.certManager.name",
     "listen-placeholder": ".Values.listen",
+    "login-placeholder": ".Values.loginSecret",
     "987.654": ".Values.kubernetes",
 }
 """What stands for each value."""
@@ -53,7 +56,7 @@ _Item = str | _Either
 def template() -> str:
     """The template: all but the kinds, the Namespace, which is Helm's, and the documents."""
     own, certified, none = (
-        _lines(injection, issuer)
+        _merged("$login", _lines(injection, issuer, "login-placeholder"), _lines(injection, issuer, None))
         for injection, issuer in (
             (Injection.WEBHOOK, None),
             (Injection.WEBHOOK, CertManager("kind-placeholder", "issuer-placeholder")),
@@ -65,7 +68,7 @@ def template() -> str:
     return HEADER + text + "\n"
 
 
-def _lines(injection: Injection, issuer: CertManager | None) -> list[str]:
+def _lines(injection: Injection, issuer: CertManager | None, login: str | None) -> list[str]:
     choices = Choices(
         image="image-placeholder",
         trust_domain="trust-domain-placeholder",
@@ -76,6 +79,7 @@ def _lines(injection: Injection, issuer: CertManager | None) -> list[str]:
         kubernetes=(987, 654),
         injection=injection,
         cert_manager=issuer,
+        login_secret=login,
     )
     objects = installation(choices, [Part.CONTROL_PLANE, Part.INJECTOR])
     text = "".join(f"---\n{as_block(each)}\n" for each in objects if each["kind"] != "Namespace")

@@ -66,6 +66,8 @@ class Choices:
     """`HOST:PORT`, as sidecars call it; None: its Service."""
     control_plane_id: str | None = None
     """Its SPIFFE ID; None: that of its service account."""
+    login_secret: str | None = None
+    """The Secret that has the login file of the page as `login.yaml`, and what that names; None: there is no login."""
     server: str = "local"
     """`injection.settings.Settings.server`."""
     listen: str = "[::]"
@@ -77,6 +79,8 @@ class Choices:
         values.read_trust_domain(self.trust_domain)
         for name in (self.namespace, self.service_account, self.server):
             values.read_name(name)
+        if self.login_secret is not None:
+            values.read_name(self.login_secret)
         values.read_endpoint_address(self.address)
         if not values.read_spiffe_id(self.identity).startswith(f"spiffe://{self.trust_domain}/"):
             raise ValueError(f"{self.identity} is not in the trust domain {self.trust_domain}")

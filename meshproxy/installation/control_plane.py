@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REPLICAS = 2
 WEB_PORT = 18512
 _LABELS = {"app.kubernetes.io/name": NAME}
-_FOLDER, _CERTIFICATE = "/var/lib/meshproxy", "/etc/meshproxy/webhook"
+_FOLDER, _CERTIFICATE, _LOGIN = "/var/lib/meshproxy", "/etc/meshproxy/webhook", "/etc/meshproxy/login"
 LEAVE_SECONDS = 5
 """Until clients know that a pod is about to end."""
 GRACE_SECONDS = 30
@@ -133,6 +133,8 @@ def _pod(choices: Choices) -> dict[str, Any]:
     ]
     if choices.cert_manager is not None:
         volumes.append({"name": "webhook", "secret": {"secretName": webhook_configuration.NAME}})
+    if choices.login_secret is not None:
+        volumes.append({"name": "login", "secret": {"secretName": choices.login_secret, "defaultMode": 0o440}})
     return {
         "serviceAccountName": choices.service_account,
         "automountServiceAccountToken": True,
@@ -160,6 +162,8 @@ def _container(choices: Choices) -> dict[str, Any]:
         ports["webhook"] = webhook_configuration.PORT
     if choices.cert_manager is not None:
         mounts.append({"name": "webhook", "mountPath": _CERTIFICATE, "readOnly": True})
+    if choices.login_secret is not None:
+        mounts.append({"name": "login", "mountPath": _LOGIN, "readOnly": True})
     return {
         "name": "control",
         "image": choices.image,
@@ -192,6 +196,8 @@ def arguments(choices: Choices) -> list[str]:
         f"--listen={choices.listen}:{CONTROL_PORT}",
         f"--web={choices.listen}:{WEB_PORT}",
     ]
+    if choices.login_secret is not None:
+        found.append(f"--login={_LOGIN}/login.yaml")
     if choices.injection is Injection.WEBHOOK:
         found += [
             f"--webhook={choices.listen}:{webhook_configuration.PORT}",

@@ -51,6 +51,8 @@ def namespace_rules() -> list[dict[str, Any]]:
         _rule("meshproxy.dev", kinds, ["get", "list", "watch"]),
         # The leader says in the status of each what became of it.
         _rule("meshproxy.dev", [f"{kind}/status" for kind in kinds], ["patch"]),
+        # What became of a rollout.
+        _rule("", ["events"], ["create"]),
         _rule("coordination.k8s.io", ["leases"], ["create"]),
         _rule("coordination.k8s.io", ["leases"], ["get", "update"], [NAME]),
         # --authority-secret. RBAC cannot tell which Secret is created.

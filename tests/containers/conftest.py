@@ -17,8 +17,8 @@ from tests.containers.docker import COMPOSE, Docker, running_docker
 REPOSITORY = Path(__file__).parents[2]
 CACHE = REPOSITORY / ".cache" / "containers"
 SUITE = "trixie"
-BASE = "python:3.13-slim"
-"""The name that the Dockerfile gives it."""
+BASE = "docker.io/library/python:stand-in"
+"""In the place of the image that the Dockerfile pins."""
 
 # runc and these limits also work in a container that lacks CAP_SYS_RESOURCE, where crun and the defaults do not.
 SETTINGS = """[containers]
@@ -27,11 +27,12 @@ default_ulimits = ["nofile=1024:4096", "nproc=4096:4096"]
 runtime = "runc"
 """
 
-DOCKER = """#!/bin/sh
+DOCKER = f"""#!/bin/sh
 # What the page writes for Docker, said to Podman. A build takes the host's network and its certificates, so that it
 # reaches the package indexes.
 case $1 in
-build) shift; exec podman build --network host ${SSL_CERT_FILE:+--secret "id=ca,src=$SSL_CERT_FILE"} "$@" ;;
+build) shift; exec podman build --network host ${{SSL_CERT_FILE:+--secret "id=ca,src=$SSL_CERT_FILE"}} \\
+    --build-arg BASE={BASE} "$@" ;;
 *) exec podman "$@" ;;
 esac
 """
@@ -86,7 +87,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     )
     needed = ("python3", "python3-venv", "python-is-python3", "ca-certificates")
     base = unpacked(SUITE, *needed, variant="minbase", form="tar")
-    engine.run("podman", "import", str(base), f"docker.io/library/{BASE}")
+    engine.run("podman", "import", str(base), BASE)
     engine.build("sidecar", "meshproxy:test")
     engine.build("development", "meshproxy:development")
     yield engine

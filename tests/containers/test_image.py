@@ -27,7 +27,8 @@ print([name for name, module in sorted(sys.modules.items())
        if (getattr(module, "__file__", None) or "").endswith(".py")
        and not os.path.exists(importlib.util.cache_from_source(module.__file__))])
 """
-# Modules of ours that cannot be imported, and compiled modules that have no source: both lists should be empty.
+# Modules of ours that cannot be imported, and compiled modules whose source is gone: both lists should be empty. Those
+# of others stand in the place of their sources.
 BROKEN = """
 import importlib, pkgutil, sysconfig
 from pathlib import Path
@@ -38,7 +39,7 @@ for module in pkgutil.walk_packages(importlib.import_module("meshproxy").__path_
             importlib.import_module(module.name)
     except ImportError as error:
         broken.append(str(error))
-compiled = Path(sysconfig.get_path("purelib")).rglob("*.pyc")
+compiled = Path(sysconfig.get_path("purelib")).rglob("__pycache__/*.pyc")
 print(broken, [path for path in compiled if not Path(importlib.util.source_from_cache(path)).exists()])
 """
 INSTALLED = """

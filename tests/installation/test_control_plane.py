@@ -39,6 +39,17 @@ def test_the_command_takes_its_arguments(made: Choices) -> None:
     assert {each["name"] for each in pod(made)["containers"][0]["volumeMounts"]} == volumes
 
 
+def test_the_login_file_is_in_a_secret_of_the_operators() -> None:
+    made = choices(login_secret="page-login")
+    assert "--login=/etc/meshproxy/login/login.yaml" in arguments(made)
+    assert not [each for each in arguments(made) if each.startswith("--commands")], "on loopback, where kubectl leads"
+    (volume,) = (each for each in pod(made)["volumes"] if each["name"] == "login")
+    assert volume["secret"] == {"secretName": "page-login", "defaultMode": 0o440}
+    (mount,) = (each for each in pod(made)["containers"][0]["volumeMounts"] if each["name"] == "login")
+    assert (mount["mountPath"], mount["readOnly"]) == ("/etc/meshproxy/login", True)
+    assert not [each for each in arguments(choices()) if "login" in each]
+
+
 def test_the_webhook_serves_where_the_api_server_calls() -> None:
     with_webhook = choices(namespace="mesh")
     assert "--webhook-name=meshproxy-injector.mesh.svc" in arguments(with_webhook)

@@ -25,7 +25,7 @@ def test_no_right_is_wider_than_a_verb_of_a_resource() -> None:
         if verb not in ("get", "list", "watch")
     }
     expected = {("status", "patch"), ("leases", "create"), ("leases", "update"), ("secrets", "create")}
-    expected |= {("configmaps", "create"), ("configmaps", "patch"), ("secrets", "patch")}
+    expected |= {("configmaps", "create"), ("configmaps", "patch"), ("secrets", "patch"), ("events", "create")}
     assert writes == expected | {("tokenreviews", "create")}
     # The authority itself is made, and not changed.
     secrets = {
