@@ -48,6 +48,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Whether requests differ from one another, in length, x-request-id and traceparent, as those of clients do.",
 )
+@click.option(
+    "--neighbour",
+    "has_neighbour",
+    is_flag=True,
+    help="Keep the proxy's core busy with something else, too, as on a node that is full.",
+)
 @click.option("--profile", type=click.Path(path_type=Path), help="Let py-spy record meshproxy: .svg or .json.")
 @click.option("--list", "is_list", is_flag=True, help="List the works and exit.")
 def main(
@@ -60,6 +66,7 @@ def main(
     quick: bool,
     output: Path | None,
     varies: bool,
+    has_neighbour: bool,
     profile: Path | None,
     is_list: bool,
 ) -> None:
@@ -83,14 +90,20 @@ def main(
     if output is None and not wanted and not wanted_peers and not quick:
         output = REPOSITORY / "benchmarks" / "results"
     machine = describe()
-    settings = {"rounds": rounds, "duration": duration, "warm_up": warm_up, "varies": varies}
+    settings = {
+        "rounds": rounds,
+        "duration": duration,
+        "warm_up": warm_up,
+        "varies": varies,
+        "neighbour": has_neighbour,
+    }
     click.echo(heading(machine, settings) + "\n")
     # Ended from outside, a run still takes its processes and files with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     results: list[Measured] = []
     try:
         with (
-            Context(varies=varies) as context,
+            Context(varies=varies, has_neighbour=has_neighbour) as context,
             progress(sum(min(rounds, work.at_most_rounds or rounds) for work in works)) as show,
         ):
             profiler = Profiler(profile) if profile else None

@@ -32,9 +32,14 @@ class Upstream:
 class Context(AbstractContextManager["Context"]):
     """Owns every process and file of a run; all are removed at the end, also after an error."""
 
-    def __init__(self, *, varies: bool = True) -> None:
-        """`varies`: no two requests of a load are alike (`devtools.load.varied`)."""
+    def __init__(self, *, varies: bool = True, has_neighbour: bool = False) -> None:
+        """
+        Args:
+            varies: no two requests of a load are alike (`devtools.load.varied`).
+            has_neighbour: something else keeps the proxy's core busy (`neighbour`).
+        """
         self.varies = varies
+        self._has_neighbour = has_neighbour
         self._stack = ExitStack()
         self._upstreams: dict[int, Upstream] = {}
         self._sink: SinkPorts | None = None
@@ -54,6 +59,10 @@ class Context(AbstractContextManager["Context"]):
         # Thousands of idle connections, here and in the proxies that inherit it.
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        if self._has_neighbour:
+            command = python("-m", "benchmarks.neighbour")
+            child = Child("neighbour", command, self.proxy_cores(1), self.folder / "neighbour.log")
+            self._stack.callback(child.stop)
         return self
 
     def __exit__(
@@ -94,7 +103,7 @@ class Context(AbstractContextManager["Context"]):
             Setting(
                 credentials=self.credentials,
                 folder=folder,
-                cores=self.proxy_cores(needs.workers),
+                cores=frozenset(self.cores) if needs.shares_cores else self.proxy_cores(needs.workers),
                 rest_upstream=upstream.rest_port,
                 grpc_upstream=upstream.grpc_port,
                 rules=needs.rules,

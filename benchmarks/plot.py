@@ -1,4 +1,4 @@
-"""Three kinds of pictures as SVG, written by hand: enough for a README, and no plotting library to install.
+"""Four kinds of pictures as SVG, written by hand: enough for a README, and no plotting library to install.
 
 They follow the reader's light or dark setting, and every number in them is in `latest.txt` too.
 """
@@ -18,7 +18,7 @@ COLOURS = {
     "aiohttp": "#27ae60",
     "grpc.aio": "#8e44ad",
 }
-OTHERS = ("#d68910", "#16a085", "#34495e")
+OTHERS = ("#d68910", "#16a085", "#8e44ad", "#c0392b", "#7f8c8d")
 STYLE = """
 text { font: 13px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: #24292f }
 .title { font-size: 16px; font-weight: 600 }
@@ -162,6 +162,40 @@ def over_time(
         parts.append(f'<polyline fill="none" stroke="{shade}" stroke-width="1.5" points="{path}"/>')
         at = y(line[-1][1]) + 4 - 16 * position
         parts.append(f'<text x="{x(last) + 8:.1f}" y="{at:.1f}" style="fill:{shade}">{escape(name)}</text>')
+    return _page(title, caption, top + height + 34, parts)
+
+
+def shares(title: str, lines: Mapping[str, Sequence[tuple[float, float]]], unit: str, caption: str) -> str:
+    """Shares from 0 to 100 % over a number in some unit."""
+    left, right, top, height = 70, 150, 60, 280
+    width = WIDTH - left - right
+    numbers = sorted({at for line in lines.values() for at, _ in line})
+    first, last = numbers[0], numbers[-1]
+
+    def x(at: float) -> float:
+        return left + (at - first) / (last - first) * width
+
+    def y(share: float) -> float:
+        return top + height * (1 - share)
+
+    parts = []
+    for at in numbers:
+        parts.append(_line(x(at), top, x(at), top + height))
+        parts.append(_text(x(at), top + height + 18, f"{at:.3g}", "small", "middle"))
+    parts.append(_text(left + width + 8, top + height + 18, unit, "small"))
+    for part in range(5):
+        parts.append(_line(left, y(part / 4), left + width, y(part / 4)))
+        parts.append(_text(left - 8, y(part / 4) + 4, f"{part * 25} %", "small", "end"))
+    labels: list[float] = []
+    for position, (name, line) in enumerate(sorted(lines.items(), key=lambda item: item[1][-1][1])):
+        shade = colour(name, position)
+        path = " ".join(f"{x(at):.1f},{y(share):.1f}" for at, share in line)
+        parts.append(f'<polyline fill="none" stroke="{shade}" stroke-width="2.5" points="{path}"/>')
+        at = y(line[-1][1]) + 4
+        while any(abs(at - other) < 15 for other in labels):
+            at -= 15
+        labels.append(at)
+        parts.append(f'<text x="{x(line[-1][0]) + 8:.1f}" y="{at:.1f}" style="fill:{shade}">{escape(name)}</text>')
     return _page(title, caption, top + height + 34, parts)
 
 

@@ -70,6 +70,7 @@ def heading(machine: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         f"Linux {machine['kernel']}, Python {machine['python']}\n"
         f"{settings['rounds']} rounds of {settings['duration']:g} s; median (lowest-highest round); "
         f"{'requests differ from one another' if settings['varies'] else 'all requests are alike'}"
+        f"{'; a busy neighbour on the core of the proxy' if settings['neighbour'] else ''}"
     )
 
 

@@ -35,6 +35,7 @@ def catalogue() -> list[Work]:
         CpuWork("cpu-rest-10k", Traffic("rest", 10_000, 10_000, connections=16), REST),
         CpuWork("cpu-grpc", Traffic("grpc", connections=1, streams=16), GRPC),
         CpuWork("cpu-grpc-1", Traffic("grpc", connections=1, streams=1), GRPC),
+        CpuWork("cpu-grpc-16c", Traffic("grpc", connections=16, streams=1), GRPC),
         CpuWork("cpu-grpc-100", Traffic("grpc", connections=1, streams=100), GRPC),
         CpuWork("cpu-grpc-64c", Traffic("grpc", connections=64, streams=1), GRPC),
         CpuWork("cpu-grpc-10k", Traffic("grpc", 10_000, 10_000, connections=1, streams=16), GRPC),
@@ -62,6 +63,8 @@ def catalogue() -> list[Work]:
         WorkedWork("rss", Traffic("rest", connections=100), ("envoy", "meshproxy", "aiohttp", "grpc.aio")),
         IdleWork("idle-rest", Traffic("rest", connections=5_000), ("envoy", "meshproxy", "aiohttp")),
         IdleWork("idle-grpc", Traffic("grpc", connections=5_000), ("envoy", "meshproxy", "grpc.aio")),
+        IdleWork("idle-rest-40k", Traffic("rest", 40_000, connections=1_000), ("envoy", "meshproxy")),
+        IdleWork("idle-grpc-40k", Traffic("grpc", 40_000, connections=1_000), ("envoy", "meshproxy")),
     ]
     for protocol, traffic in (("rest", Traffic("rest", connections=16)), ("grpc", Traffic("grpc", streams=16))):
         works += [
@@ -77,6 +80,9 @@ def catalogue() -> list[Work]:
         # One worker and two of the same load: req/s of the second over the first is what a core more brings.
         CpuWork("workers-rest-1", Traffic("rest", connections=64), PROXIES),
         CpuWork("workers-rest-2", Traffic("rest", connections=64), PROXIES, workers=2),
+        # The same where there are two cores for all: what a worker more costs each request.
+        CpuWork("workers-cpu-1", Traffic("rest", connections=64), PROXIES, shares_cores=True),
+        CpuWork("workers-cpu-2", Traffic("rest", connections=64), PROXIES, workers=2, shares_cores=True),
         CrosscheckWork("crosscheck-rest", Traffic("rest", connections=16), ("envoy",)),
         CrosscheckWork("crosscheck-grpc", Traffic("grpc", streams=16), ("envoy",)),
     ]

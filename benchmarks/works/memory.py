@@ -7,13 +7,15 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from benchmarks.works.work import Failed, Figures, Load, Pace, Traffic, Work, sound
+from benchmarks.works.work import Failed, Figures, Load, Pace, Traffic, Work, human, sound
 
 if TYPE_CHECKING:
     from benchmarks.context import Context, Upstream
     from benchmarks.peers.peer import Running
 
 REQUESTS = 100_000
+AT_REST = 6.0
+"""Seconds without a request, after which they hold what idle ones hold (`connection.REST_SECONDS`)."""
 TOGETHER = 20
 """Connections that ask at the same time: a backlog of thousands would measure the client."""
 
@@ -67,7 +69,8 @@ class IdleWork(Work):
     @property
     def question(self) -> str:
         name = "HTTP/1.1" if self.traffic.protocol == "rest" else "HTTP/2"
-        return f"{self.traffic.connections:,} idle {name} connections over mTLS, each after one request"
+        size = f" of {human(self.traffic.size)}" if self.traffic.size != Traffic(self.traffic.protocol).size else ""
+        return f"{self.traffic.connections:,} idle {name} connections over mTLS, each after one request{size}"
 
     async def measure(self, context: Context, upstream: Upstream, running: Running, pace: Pace) -> Figures:
         child = running.child
@@ -80,11 +83,11 @@ class IdleWork(Work):
         async with AsyncExitStack() as stack:
             loads = []
             for _ in range(traffic.connections // TOGETHER):
-                batch = Traffic(traffic.protocol, connections=TOGETHER)
+                batch = Traffic(traffic.protocol, traffic.size, connections=TOGETHER)
                 load = await stack.enter_async_context(Load(context, running, batch))
                 sound(await load.driver.run_closed(load.slots, 10.0, at_most=TOGETHER))
                 loads.append(load)
-            await asyncio.sleep(2.0)
+            await asyncio.sleep(AT_REST)
             after = child.rss()
             count = len(loads) * TOGETHER
             held = sum(connection.is_open for load in loads for connection in load.connections)

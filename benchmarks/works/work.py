@@ -76,6 +76,8 @@ class Work(ABC):
     peers: tuple[str, ...]
     rules: Rules = field(default_factory=Rules)
     workers: int = 1
+    shares_cores: bool = False
+    """The proxy may run on every core, those of the load and of the model server among them."""
     hops: int = 1
     resilience: str = "default"
     """See `peers.peer.Setting`."""
@@ -86,7 +88,7 @@ class Work(ABC):
     def needs_cores(self) -> int:
         """How many cores it takes to mean anything: one for the proxy and one for the rest, or one for each worker, one
         for the load and one for the model server."""
-        return 2 if self.workers == 1 else self.workers + 2
+        return 2 if self.workers == 1 or self.shares_cores else self.workers + 2
 
     @property
     @abstractmethod

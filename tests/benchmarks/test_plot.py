@@ -4,7 +4,7 @@ import re
 from itertools import pairwise
 from xml.etree import ElementTree
 
-from benchmarks.plot import Bar, bars, colour, curves, over_time
+from benchmarks.plot import Bar, bars, colour, curves, over_time, shares
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -66,3 +66,11 @@ def test_spans_and_lines_over_time() -> None:
     texts = [each.text for each in root.iter() if each.tag.endswith("text")]
     assert {"A morning", "made up", "lag", "expected", "the rise", "8:00", "10:00"} <= set(texts)
     assert sum(each.tag.endswith("polyline") for each in root.iter()) == 2
+
+
+def test_shares_go_right_with_the_number_and_up_with_the_share() -> None:
+    svg = shares("Found", {"ours": [(0, 0.0), (1, 0.5), (3, 1.0)], "theirs": [(0, 0.0), (3, 1.0)]}, "%", "")
+    found = points(svg, 0)
+    assert [x for x, _ in found] == sorted(x for x, _ in found)
+    assert [y for _, y in found] == sorted((y for _, y in found), reverse=True)
+    assert "theirs" in svg

@@ -21,7 +21,7 @@ MACHINE = {
     "kernel": "6",
     "python": "3.11",
 }
-SETTINGS = {"rounds": 3, "duration": 5.0, "varies": True}
+SETTINGS = {"rounds": 3, "duration": 5.0, "varies": True, "neighbour": False}
 
 
 def cpu() -> Measured:
@@ -86,6 +86,7 @@ def test_a_heading_says_when_where_and_how_long() -> None:
     rounds = "3 rounds of 5 s; median (lowest-highest round); "
     assert heading(MACHINE, SETTINGS).endswith(rounds + "requests differ from one another")
     assert heading(MACHINE, {**SETTINGS, "varies": False}).endswith(rounds + "all requests are alike")
+    assert heading(MACHINE, {**SETTINGS, "neighbour": True}).endswith("; a busy neighbour on the core of the proxy")
 
 
 def test_a_curve_is_in_milliseconds_and_ends_where_it_knows_no_more() -> None:

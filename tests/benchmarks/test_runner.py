@@ -118,3 +118,5 @@ def test_a_work_that_needs_more_cores_is_not_run(context: FakeContext) -> None:
     assert order == []
     assert measured.not_run == "needs 4 cores, this machine has 2"
     assert not measured.failures
+    _, order = run(context, CountingWork("w", Traffic("rest"), ("a",), workers=2, shares_cores=True))
+    assert order

@@ -21,7 +21,7 @@ def test_a_ratio_is_met_missed_or_unknown() -> None:
     def said(*values: float) -> str:
         return verdicts([work("cpu-rest", envoy={"cpu_us": [100.0] * 3}, meshproxy={"cpu_us": list(values)})])
 
-    assert said(70, 72, 71).splitlines()[1].split()[:2] == ["met", "cpu-rest"]
+    assert said(47, 49, 48).splitlines()[1].split()[:2] == ["met", "cpu-rest"]
     assert said(90, 92, 91).splitlines()[1].split()[:2] == ["MISSED", "cpu-rest"]
     assert said(50, 90, 70).splitlines()[1].split()[:2] == ["?", "cpu-rest"]
     assert "noisy: this side's rounds differ by 57%" in said(50, 90, 70)
@@ -35,7 +35,7 @@ def test_latencies_are_held_against_the_direct_way_and_envoy() -> None:
         meshproxy={"p50_ms": [0.4] * 3, "p99_ms": [1.8] * 3},
     )
     states = [line.split()[0] for line in verdicts([latency]).splitlines()[1:]]
-    assert states == ["met", "MISSED", "met", "MISSED"]
+    assert states == ["met", "MISSED", "MISSED", "met", "MISSED"]
 
 
 def test_more_rules_are_held_against_ten() -> None:
@@ -66,3 +66,16 @@ def test_a_work_without_meshproxy_says_nothing() -> None:
 def test_a_failure_is_no_figure() -> None:
     failed = Measured("rss", "", (), failures={"meshproxy": "it did not start"})
     assert "no figure" in verdicts([failed])
+
+
+def test_a_call_is_held_against_an_envoy_that_reads_its_model() -> None:
+    call = work("cpu-grpc", **{"envoy-fields": {"cpu_us": [100.0] * 3}, "meshproxy": {"cpu_us": [39.0, 40.0, 38.0]}})
+    lines = verdicts([call]).splitlines()[1:]
+    assert [line.split()[0] for line in lines] == ["?", "met"]
+    assert "envoy-fields" in lines[1]
+
+
+def test_a_worker_more_is_held_against_one() -> None:
+    one = work("workers-cpu-1", meshproxy={"cpu_us": [100.0, 102.0, 101.0]})
+    two = work("workers-cpu-2", meshproxy={"cpu_us": [104.0, 107.0, 106.0]})
+    assert verdicts([one, two]).splitlines()[1].split()[0] == "met"

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.processes import cpu_seconds, status_bytes
 from meshproxy.devtools.child import CONTROL, Child
@@ -24,6 +24,17 @@ REPLICAS = 100
 """Sidecars of one model server."""
 PATIENCE = 300.0
 """Seconds, for anything."""
+
+
+class Reach(NamedTuple):
+    """How a change has come to the sidecars."""
+
+    seconds: float
+    """Until it had reached the share of them that was asked for."""
+    cpu: float
+    """Seconds of CPU that the control plane had taken by then: with a core of its own, it takes no longer."""
+    cpu_in_all: float
+    """The same, until it knew that all had it."""
 
 
 class Simulated:
@@ -127,9 +138,13 @@ class Mesh:
         self.write("mesh.yaml", document("MeshConfig", {"trustDomain": DOMAIN}, "mesh"))
         for number in range(models):
             name = f"m{number}"
+            server = {
+                "endpoints": [{"rest": "127.0.0.1:8501", "grpc": "127.0.0.1:8500"}],
+                "workload": {"namespace": "models", "serviceAccount": name},
+            }
             self.write(
                 f"{name}.yaml",
-                document("ModelServer", {"endpoints": [{"rest": "127.0.0.1:8501", "grpc": "127.0.0.1:8500"}]}, name),
+                document("ModelServer", server, name),
                 document("ModelRole", {"rules": [{"models": [name], "verbs": ["predict"]}]}, name),
                 document("ModelRoute", {"models": [name], "timeout": "5s", "directions": ["outbound"]}, name),
                 binding(name, "first"),
@@ -139,18 +154,30 @@ class Mesh:
         """Change one binding: that of a model of its own file."""
         self.write("changed.yaml", {**binding("m0", caller), "metadata": {"name": "changed"}})
 
-    async def changed(self, caller: str, share: float = 0.99) -> tuple[float, float]:
-        """Change one binding. Returns the seconds until it has reached this share of the sidecars, and the seconds of
-        CPU that the control plane took until it was all done."""
+    async def changed(self, caller: str, share: float = 0.99) -> Reach:
+        """Change one binding, and wait until all have it. `share`: of the sidecars, see `Reach`."""
         await self.ask("forget")
         cpu, begun = self.cpu(), time.monotonic()
+        taken: list[tuple[float, float]] = []
+        watching = asyncio.get_running_loop().create_task(self._watch_cpu(taken))
         self.change(caller)
         async with asyncio.timeout(PATIENCE):
             while sum(sum(each["versions"].values()) for each in await self.ask("state")) < self.count:
                 await asyncio.sleep(0.1)
         await self.until_in_sync()
+        watching.cancel()
+        taken.append((time.monotonic(), self.cpu()))
         times = sorted(moment for each in await self.ask("times") for moment in each["times"])
-        return times[int(share * len(times)) - 1] - begun, self.cpu() - cpu
+        reached = times[int(share * len(times)) - 1]
+        by_then = next(used for moment, used in taken if moment >= reached)
+        return Reach(reached - begun, by_then - cpu, taken[-1][1] - cpu)
+
+    async def _watch_cpu(self, taken: list[tuple[float, float]]) -> None:
+        """What the control plane has taken, and when, until cancelled."""
+        while True:
+            cpu = self.cpu()
+            taken.append((time.monotonic(), cpu))
+            await asyncio.sleep(0.01)
 
     async def stop(self) -> None:
         await asyncio.gather(*(each.stop() for each in self.simulated))

@@ -23,7 +23,7 @@ from meshproxy.devtools.clients import RestClient
 from meshproxy.devtools.local_mesh import document, local_mesh, replace_documents
 from tests.control.test_documents import Texts
 from tests.processes.calls import PATH
-from tests.processes.test_control_plane import Mesh
+from tests.processes.mesh import Mesh
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(300)]
 

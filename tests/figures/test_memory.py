@@ -19,7 +19,7 @@ from meshproxy.devtools.clients import RestClient
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.devtools.local_mesh import CLIENT, LocalMesh, local_mesh
 from tests.processes.calls import PATH
-from tests.processes.test_control_plane import Mesh, spiffe_id
+from tests.processes.mesh import Mesh, spiffe_id
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(300)]
