@@ -10,6 +10,7 @@ NOT_TESTED = {"__init__.py", "__main__.py"}
 DECLARATIONS = {
     "devtools/node/process.py": "processes in namespaces, which need root: tests/e2e/test_node.py",
     "devtools/node/worker.py": "pods of a real API server: tests/e2e/test_node.py",
+    "web/source.py": "a protocol only",
     "proxy/ports.py": "protocols only; tests/proxy/test_fakes.py compares the fakes with them",
 }
 """Files that need no test of their own, and why."""
@@ -43,6 +44,7 @@ def test_each_test_file_is_in_the_folder_of_a_package() -> None:
         "drills",
         "e2e",
         "figures",
+        "mesh",
         "processes",
         "spire",
         "tensorflow",

@@ -35,13 +35,14 @@ RESOLVER = {"dns"}
 """Only where endpoints are looked up by name."""
 LINK = {
     "meshproxy.control_api", "meshproxy.sidecar.control_channel", "meshproxy.sidecar.control_documents",
-    "meshproxy.sidecar.control_link", "meshproxy.sidecar.enrollment", "meshproxy.sidecar.new_key",
+    "meshproxy.sidecar.control_link", "meshproxy.sidecar.control_reports", "meshproxy.sidecar.enrollment",
+    "meshproxy.sidecar.new_key", "meshproxy.sidecar.report_queue", "meshproxy.telemetry.call_reports",
 }  # fmt: skip
 """Only where there is a control plane: 0.6 MB (`tests/figures/test_memory.py` has the whole)."""
 EXPORT = {
     "meshproxy.sidecar.span_export", "meshproxy.sidecar.span_exporter", "meshproxy.telemetry.otlp",
-    "meshproxy.telemetry.otlp_settings", "meshproxy.telemetry.span_record", "meshproxy.telemetry.spans",
-    "meshproxy.telemetry.sampling",
+    "meshproxy.telemetry.otlp_http", "meshproxy.telemetry.otlp_settings", "meshproxy.telemetry.span_record",
+    "meshproxy.telemetry.spans", "meshproxy.telemetry.sampling",
 }  # fmt: skip
 """Only where spans are exported: 0.4 MB."""
 

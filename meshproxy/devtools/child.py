@@ -24,6 +24,9 @@ ISSUER = (sys.executable, "-m", "meshproxy.cli.issuer", "--port", "0")
 CONTROL = (sys.executable, "-m", "meshproxy.cli.control")
 """`meshproxy control`."""
 
+POLICY = (sys.executable, "-m", "meshproxy.cli.policy")
+"""`meshproxy policy`."""
+
 _LINE_BYTES = 1 << 20
 _LINES_KEPT = 2_000
 

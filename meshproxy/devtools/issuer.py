@@ -1,4 +1,5 @@
-"""A token issuer for development and tests: OpenID discovery, a key set that rotates, and client credentials.
+"""A token issuer for development and tests: OpenID discovery, a key set that rotates, client credentials, and people
+who log in (`code_flow.py`).
 
 It can be used without its server (`token`, `jwks`), simulate an outage, and sign invalid tokens, so that tests can show
 them to a proxy. Its signatures come from PyJWT; header and payload can be any bytes.
@@ -17,10 +18,13 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote_plus
 
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import get_default_algorithms
+
+from meshproxy.devtools.code_flow import CodeFlow
 
 DEFAULT_AUDIENCE = "models"
 LIFETIME = 300.0
@@ -70,6 +74,7 @@ class DevelopmentIssuer:
         keys: its keys; the newest signs, all are published.
         is_down: the server answers 503 to everything.
         requests: paths that were asked for, in order.
+        login: of people.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class DevelopmentIssuer:
         audience: str = DEFAULT_AUDIENCE,
         algorithm: str = "RS256",
         clients: Mapping[str, Client] | None = None,
+        people: Mapping[str, Mapping[str, Any]] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """A new issuer with one key.
@@ -88,6 +94,7 @@ class DevelopmentIssuer:
             audience: the `aud` of its tokens, unless asked for another.
             algorithm: RS256 or ES256.
             clients: who may ask the server for tokens, by client id.
+            people: who can log in, with the claims in their ID tokens.
             clock: seconds since the epoch.
         """
         self.issuer = issuer
@@ -98,6 +105,7 @@ class DevelopmentIssuer:
         self.keys: list[SigningKey] = []
         self.is_down = False
         self.requests: list[str] = []
+        self.login = CodeFlow(self.clients, people or {}, lambda: self.issuer, self._id_token)
         self._made = 0
         self.rotate()
 
@@ -134,6 +142,9 @@ class DevelopmentIssuer:
         """
         return self.sign({}, self.claims(subject, expires_in=expires_in, **claims))
 
+    def _id_token(self, person: str, claims: Mapping[str, Any]) -> str:
+        return self.sign({"typ": "JWT"}, self.claims(person, **claims))
+
     def sign(
         self, header: Mapping[str, object] | bytes, payload: Mapping[str, object] | bytes, key: SigningKey | None = None
     ) -> str:
@@ -158,9 +169,12 @@ class DevelopmentIssuer:
         return {
             "issuer": self.issuer,
             "jwks_uri": self.keys_url,
+            "authorization_endpoint": f"{self.issuer.rstrip('/')}/authorize",
             "token_endpoint": f"{self.issuer.rstrip('/')}/token",
-            "grant_types_supported": ["client_credentials"],
-            "response_types_supported": [],
+            "grant_types_supported": ["authorization_code", "client_credentials"],
+            "response_types_supported": ["code"],
+            "code_challenge_methods_supported": ["S256"],
+            "authorization_response_iss_parameter_supported": True,
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": [self.algorithm],
         }
@@ -177,6 +191,7 @@ class DevelopmentIssuer:
         audience: str = DEFAULT_AUDIENCE,
         algorithm: str = "RS256",
         clients: Mapping[str, Client] | None = None,
+        people: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> AsyncIterator[DevelopmentIssuer]:
         """An issuer behind HTTP, or HTTPS with `tls`, until the end of the block.
 
@@ -188,13 +203,15 @@ class DevelopmentIssuer:
             audience: as for `DevelopmentIssuer`, and the rest.
             algorithm: RS256 or ES256.
             clients: who may ask for tokens.
+            people: who can log in, with the claims in their ID tokens.
         """
-        issuer = cls("https://not-yet.example", audience=audience, algorithm=algorithm, clients=clients)
+        issuer = cls("https://not-yet.example", audience=audience, algorithm=algorithm, clients=clients, people=people)
         application = web.Application(middlewares=[issuer._watch])
         application.add_routes(
             [
                 web.get("/.well-known/openid-configuration", issuer._discovery),
                 web.get("/keys", issuer._keys),
+                web.get("/authorize", issuer.login.authorize),
                 web.post("/token", issuer._token),
             ]
         )
@@ -223,23 +240,41 @@ class DevelopmentIssuer:
         return web.json_response(self.jwks(), content_type="application/jwk-set+json")
 
     async def _token(self, request: web.Request) -> web.Response:
-        """The client-credentials grant; clients name themselves by HTTP Basic or in the form (RFC 6749, 2.3.1)."""
+        """A grant; clients name themselves by HTTP Basic or in the form (RFC 6749, 2.3.1)."""
         form = await request.post()
-        if form.get("grant_type") != "client_credentials":
+        if form.get("grant_type") not in ("authorization_code", "client_credentials"):
             return web.json_response({"error": "unsupported_grant_type"}, status=400)
         name, secret = str(form.get("client_id", "")), str(form.get("client_secret", ""))
         scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "basic":
             name, _, secret = base64.b64decode(encoded).decode(errors="replace").partition(":")
+            name, secret = unquote_plus(name), unquote_plus(secret)
         client = self.clients.get(name)
         if client is None or client.secret != secret:
             return web.json_response({"error": "invalid_client"}, status=401)
+        no_store = {"cache-control": "no-store"}
+        if form.get("grant_type") == "authorization_code":
+            tokens = self.login.redeem(name, form)
+            if tokens is None:
+                return web.json_response({"error": "invalid_grant"}, status=400)
+            return web.json_response(tokens, headers=no_store)
         audience = str(form.get("audience", self.audience))
         token = self.token(name, aud=audience, client_id=name, **client.claims)
         return web.json_response(
             {"access_token": token, "token_type": "Bearer", "expires_in": int(LIFETIME)},
-            headers={"cache-control": "no-store"},
+            headers=no_store,
         )
+
+
+def parse_people(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """People out of `NAME` and `NAME:GROUP,GROUP`. Raises ValueError."""
+    people: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        name, *groups = text.split(":")
+        if not name or len(groups) > 1:
+            raise ValueError(text)
+        people[name] = {"groups": groups[0].split(",")} if groups else {}
+    return people
 
 
 def parse_clients(texts: Sequence[str]) -> dict[str, Client]:
@@ -254,14 +289,20 @@ def parse_clients(texts: Sequence[str]) -> dict[str, Client]:
 
 
 async def run(
-    host: str, port: int, name: str | None, audience: str, algorithm: str, clients: Mapping[str, Client]
+    host: str,
+    port: int,
+    name: str | None,
+    audience: str,
+    algorithm: str,
+    clients: Mapping[str, Client],
+    people: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Runs until SIGTERM or SIGINT. Prints its addresses as one line of JSON."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     serving = DevelopmentIssuer.serve(
-        host=host, port=port, name=name, audience=audience, algorithm=algorithm, clients=clients
+        host=host, port=port, name=name, audience=audience, algorithm=algorithm, clients=clients, people=people
     )
     async with serving as issuer:
         sys.stdout.write(json.dumps({"event": "listening", "issuer": issuer.issuer, "keys": issuer.keys_url}) + "\n")

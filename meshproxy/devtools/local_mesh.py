@@ -247,9 +247,13 @@ class LocalMesh:
         self.certificate(*server, name="server", dns=[SERVER_NAME])
         self.client = self.certificate(*client, name="client")
 
+    def spiffe_id(self, namespace: str, account: str) -> str:
+        """The identity of a workload."""
+        return f"spiffe://{self.ca.trust_domain}/ns/{namespace}/sa/{account}"
+
     def certificate(self, namespace: str, account: str, *, name: str = "", dns: Sequence[str] = ()) -> Certificate:
         """Issues a workload's certificate, in files called `name`, or else NAMESPACE-ACCOUNT."""
-        issued = self.ca.issue(f"spiffe://{self.ca.trust_domain}/ns/{namespace}/sa/{account}", dns=dns)
+        issued = self.ca.issue(self.spiffe_id(namespace, account), dns=dns)
         return Certificate(self._bundle, *issued.write(self.directory, name or f"{namespace}-{account}"))
 
     def no_certificate(self) -> Certificate:

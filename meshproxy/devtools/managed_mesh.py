@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from meshproxy.control.attestation import make_token
 from meshproxy.control.status import ControlStatus, SidecarState, read_status
@@ -31,6 +33,8 @@ SIDECARS = {"replica": ("serving", "tensorflow-serving"), "application": ("shop"
 """The documents of the sidecars, and their namespaces and service accounts."""
 LIFETIME = 20.0
 """Of certificates, in seconds: they are renewed while one watches."""
+AUDIT_KEY = "audit-key.pem"
+CONTROL_AUDIT = "control-audit.jsonl"
 PATIENCE = 20.0
 """Seconds within which all sidecars must have new documents."""
 
@@ -41,11 +45,13 @@ class ManagedMesh:
 
     Attributes:
         folder: of everything.
+        audit_key: the public key of the audit trails.
         control: the control plane; another one after `restart_control`.
     """
 
     local: LocalMesh
     folder: Path
+    audit_key: bytes
     control: Child
     replica: LocalSidecar
     application: LocalSidecar
@@ -67,6 +73,9 @@ class ManagedMesh:
         folder.mkdir(mode=0o700)
         source = documents_directory() / "managed"
         replica = f"127.0.0.1:{free_port()}"  # the documents name it before it listens
+        key = Ed25519PrivateKey.generate()
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        replace_file(folder / AUDIT_KEY, pem, 0o600)
         write_documents(folder / "documents", source, REST=rest, GRPC=grpc, REPLICA=replica)
         control = await _start_control(local, folder, "127.0.0.1:0", "127.0.0.1:0", lifetime)
         address = str(control.listening["control"])
@@ -78,14 +87,13 @@ class ManagedMesh:
             REPLICA=replica,
             ACCESS_LOG=access_log,
         )
-        for name, (namespace, account) in SIDECARS.items():
-            identity = f"spiffe://{local.ca.trust_domain}/ns/{namespace}/sa/{account}"
-            token = make_token(FolderStore(folder / "control"), identity, time.time(), 600.0)
+        for name, account in SIDECARS.items():
+            token = make_token(FolderStore(folder / "control"), local.spiffe_id(*account), time.time(), 600.0)
             replace_file(folder / f"{name}.token", token.encode(), 0o600)
         sidecars = await all_started(
             *(local.sidecar(f"the managed sidecar of the {name}", own / f"{name}.yaml") for name in SIDECARS)
         )
-        return cls(local, folder, control, *sidecars)
+        return cls(local, folder, key.public_key().public_bytes_raw(), control, *sidecars)
 
     @property
     def web(self) -> str:
@@ -96,6 +104,16 @@ class ManagedMesh:
     def policy(self) -> Path:
         """The file with roles and bindings."""
         return self.folder / "documents" / "policy.yaml"
+
+    @property
+    def caller(self) -> str:
+        """The identity of the application."""
+        return self.local.spiffe_id(*SIDECARS["application"])
+
+    @property
+    def trails(self) -> tuple[Path, Path]:
+        """The audit trails of the control plane and of the replica's sidecar."""
+        return self.folder / CONTROL_AUDIT, self.folder / "replica-audit.jsonl"
 
     async def status(self) -> ControlStatus:
         """What the control plane says. Raises aiohttp.ClientError."""
@@ -130,6 +148,16 @@ class ManagedMesh:
         replace_file(self.policy, yaml.safe_dump_all(documents, sort_keys=False).encode(), 0o644)
         await self.in_sync(but=before)
 
+    async def write(self, name: str, text: str) -> None:
+        """Writes a file with documents, or removes it. Returns when all sidecars use them. Raises ChildFailed."""
+        before = await self.in_sync()
+        path = self.folder / "documents" / name
+        if text:
+            replace_file(path, text.encode(), 0o644)
+        else:
+            path.unlink()
+        await self.in_sync(but=before)
+
     async def restart_control(self, lifetime: float) -> None:
         """Starts the control plane where it was before. Raises ChildFailed."""
         before = self.control.listening
@@ -142,5 +170,6 @@ class ManagedMesh:
 
 async def _start_control(local: LocalMesh, folder: Path, listen: str, web: str, lifetime: float) -> Child:
     options = ["--folder", str(folder / "control"), "--documents", str(folder / "documents")]
+    options += ["--audit-log", str(folder / CONTROL_AUDIT), "--audit-key", str(folder / AUDIT_KEY)]
     options += ["--trust-domain", local.ca.trust_domain, "--listen", listen, "--web", web]
     return await local.start("the control plane", *CONTROL, "run", *options, "--lifetime", f"{lifetime:g}s")

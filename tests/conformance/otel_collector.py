@@ -1,4 +1,5 @@
-"""An OpenTelemetry Collector as a process (`collector/main.go`): OTLP over HTTP in, protobuf in a file out."""
+"""An OpenTelemetry Collector as a process (`collector/main.go`): OTLP over HTTP in, spans as protobuf in a file and log
+records as JSON in another one out."""
 
 from __future__ import annotations
 
@@ -21,10 +22,12 @@ processors:
   refuse: {refuse}
 exporters:
   file: {{path: "{file}", format: proto, flush_interval: 20ms}}
+  file/logs: {{path: "{logs}", flush_interval: 20ms}}
 service:
   telemetry: {{metrics: {{level: none}}, logs: {{encoding: json}}}}
   pipelines:
     traces: {{receivers: [otlp], processors: [refuse], exporters: [file]}}
+    logs: {{receivers: [otlp], exporters: [file/logs]}}
 """
 
 
@@ -37,12 +40,14 @@ class OtelCollector:
     """A collector that runs.
 
     Attributes:
-        url: where it takes spans.
+        url: where it takes spans and log records.
+        logs: the file with the log records.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, file: Path, port: int) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, file: Path, logs: Path, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.process = process
+        self.logs = logs
         self._file = file
 
     def traces(self) -> list[TracesData]:
@@ -81,8 +86,8 @@ async def otel_collector(folder: Path, port: int = 0, **refuse: object) -> Async
         refuse: what its processor does first (`Refuse` in `collector/main.go`): `times`, `code`, `retry_after`,
             `delay`.
     """
-    file, configuration = folder / "spans.bin", folder / "collector.yaml"
-    configuration.write_text(CONFIGURATION.format(port=port, file=file, refuse=json.dumps(refuse)))
+    file, logs, configuration = folder / "spans.bin", folder / "logs.jsonl", folder / "collector.yaml"
+    configuration.write_text(CONFIGURATION.format(port=port, file=file, logs=logs, refuse=json.dumps(refuse)))
     process = await asyncio.create_subprocess_exec(
         program(), "--config", str(configuration), stderr=asyncio.subprocess.PIPE
     )
@@ -92,7 +97,7 @@ async def otel_collector(folder: Path, port: int = 0, **refuse: object) -> Async
         async with asyncio.timeout(60):
             port = await _started(process, log)
         reader = asyncio.ensure_future(_drain(process))
-        yield OtelCollector(process, file, port)
+        yield OtelCollector(process, file, logs, port)
     except TimeoutError:
         raise AssertionError("\n".join(["the collector did not start; its log:", *log])) from None
     finally:

@@ -72,6 +72,19 @@ CASES = [
         step="30m",
     ),
     gauge("MeshproxyBreakerOpen", BREAKER, "0x5 2x3 1 2x3 1 2x20", "0x5 2x3 0x30"),
+    gauge(
+        "MeshproxyRolloutRolledBack",
+        'meshproxy_control_rollout_phase{phase="rolled-back",rollout="half"}',
+        "0x5 1x30",
+        "0x5 1x3 0x30",
+    ),
+    gauge("MeshproxyRolloutStalled", 'meshproxy_control_rollout_stalled{rollout="half"}', "0x5 1x30", "0x5 1x3 0x30"),
+    gauge(
+        "MeshproxyModelChanged",
+        'meshproxy_control_drift_alarm{direction="inbound",model="fraud",version="3",signal="errors",pod="a"}',
+        "_x3 0x5 1x30",
+        "_x3 0x5 1x3 0x30",
+    ),
     gauge("MeshproxyHopLag", 'meshproxy_hop_lag_alarm{model="fraud",instance="a"}', "0x5 1x30", "0x5 1x3 0x30"),
     # A day, of which the last fifth has begun.
     Case(

@@ -36,6 +36,10 @@ QUIET = {
     ("Connections that could not be opened", "{{server}} {{reason}}"): "everything can be reached",
     ("Lost", "spans"): "none are exported",
     ("Fallbacks", "{{route}}"): "the other endpoint of the server is there",
+    ("Audit trail cannot be written", "{{instance}}"): "it can",
+    ("Is it as it was?", "{{version}} {{signal}}"): "what it was is learnt for three hours",
+    ("Against what is expected", "{{version}} {{signal}}"): "and so is what is expected",
+    ("How far answers are from what they were", "{{version}} {{signal}}"): "and what is in answers",
 }
 """What may be empty in this run, by panel and name of the series, and why."""
 

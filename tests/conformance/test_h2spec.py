@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from meshproxy.devtools.local_mesh import LocalSidecar
+from tests.conformance.conftest import LANES
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), LANES]
 
 H2SPEC = Path(__file__).parents[2] / ".cache" / "bin" / "h2spec"
 CASES = 146

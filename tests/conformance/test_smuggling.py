@@ -13,8 +13,9 @@ import pytest
 import pytest_asyncio
 
 from meshproxy.devtools.local_mesh import LocalSidecar, environment, local_sidecar
+from tests.conformance.conftest import LANES
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), LANES]
 
 HIDDEN = b"POST /v1/models/hidden:predict HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}"
 START = b"POST /v1/models/seen:predict HTTP/1.1\r\nhost: a\r\n"
@@ -50,9 +51,9 @@ async def upstream() -> AsyncIterator[tuple[Recorder, str]]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def running(
-    upstream: tuple[Recorder, str], tmp_path_factory: pytest.TempPathFactory
+    upstream: tuple[Recorder, str], tmp_path_factory: pytest.TempPathFactory, lane: bool
 ) -> AsyncIterator[LocalSidecar]:
-    documents = environment(rest=upstream[1], mtls="disabled", sidecar={"drainTimeout": "1s"})
+    documents = environment(rest=upstream[1], mtls="disabled", sidecar={"drainTimeout": "1s", "expressLane": lane})
     async with local_sidecar(tmp_path_factory.mktemp("smuggling"), documents) as started:
         yield started
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from meshproxy.audit.lines import Kind, read_line
+from meshproxy.audit.verify import Verifier
 from meshproxy.devtools import demo_control
 from meshproxy.devtools.demo_mesh import APPLICATION, SERVER, TRUST_DOMAIN
 from meshproxy.devtools.load.generator import Run
@@ -67,11 +69,34 @@ async def test_the_scenes_come_out_as_they_must(tmp_path: Path, monkeypatch: pyt
         print(scene)
         assert (scene.calls, scene.failed, scene.problem) == (3, 0, "")
         assert scene.seen.startswith("answers 200, 403, 200; in sync in ")
+        scene = await demo_control.explained(mesh)
+        print(scene)
+        assert (scene.seen, scene.problem) == ('DENY predict on model "half_plus_two"; by default-deny', "")
+        scene = await demo_control.trail(mesh)
+        print(scene)
+        assert scene.problem == ""
+        who = "spiffe://demo.example/ns/shop/sa/checkout from 127.0.0.1:"
+        assert " was deleted" in scene.seen
+        assert who in scene.seen
+        assert "was denied to predict half_plus_two (by default-deny; permission-denied)" in scene.seen
+        scene = await demo_control.rollback(mesh)
+        print(scene)
+        assert scene.problem == ""
+        assert 0 < scene.failed <= demo_control.MOST_LOST
         scene = await demo_control.away(mesh)
         print(scene)
         assert (scene.failed, scene.problem) == (0, "")
         assert scene.calls == 2 * demo_control.RATE * 1.5
         assert mesh.rotations() == 0
+        kinds = [record.kind for record in map(read_line, demo_control.whole_lines(mesh.trails[0]))]
+        assert kinds.count(Kind.CONTINUED) == 1  # it was killed
+        verifier = Verifier([mesh.audit_key])
+        verifier.read("control", demo_control.whole_lines(mesh.trails[0]))
+        verifier.finish()
+        (chain,) = verifier.chains.values()
+        assert (verifier.problems, len(chain.killed)) == ([], 1)
+        mesh.trails[0].write_bytes(mesh.trails[0].read_bytes().replace(b"/checkout", b"/checking", 1))
+        assert "changed: the line after it holds another hash" in (await demo_control.trail(mesh)).problem
 
         # What goes wrong is noticed.
         async def nothing(self: ManagedMesh, *, binds: bool) -> None:

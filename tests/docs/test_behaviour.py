@@ -21,14 +21,14 @@ from meshproxy.config import routes, schema, servers, sidecars
 from meshproxy.config.values import read_duration, read_size
 from meshproxy.control.check import check
 from meshproxy.identity import peer, tokens
-from meshproxy.inference import body_rewrite, body_scan, names, protobuf, surfaces, tfserving_rest
+from meshproxy.inference import body_rewrite, body_scan, names, protobuf, surfaces, tfserving_parts, tfserving_rest
 from meshproxy.inference.body_scan import DEFAULT_LIMITS, MESSAGE_BYTES
 from meshproxy.inference.call import Verb
 from meshproxy.inference.grpc_services import GRPC_SERVICES
 from meshproxy.inference.surfaces import SURFACES
 from meshproxy.inference.tfserving import TENSORFLOW_SERVING
 from meshproxy.policy import decide
-from meshproxy.proxy import admissions, client_side, headers, health_call, relay
+from meshproxy.proxy import admissions, client_side, headers, health_call, partial_answer, relay
 from meshproxy.proxy.express import plan, shape
 from meshproxy.proxy.held_body import CONNECTION_SHARE
 from meshproxy.proxy.snapshot import BodyLimits
@@ -230,6 +230,8 @@ def test_the_limits_that_are_fixed() -> None:
         "inflating_bodies": relay.INFLATING_BODIES,
         "max_pending": clusters.MAX_PENDING,
         "health_request": health_call.REQUEST_BYTES,
+        "partial_answer_bytes": partial_answer.ANSWER_BYTES,
+        "answer_parts": tfserving_parts.MOST_PARTS,
         "live_readers": live_pages.MOST_READERS,
     }
     assert (said["scan_buffer_connection_bytes"], CONNECTION_SHARE) == ("twice scanBufferBytes", 2)

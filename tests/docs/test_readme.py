@@ -17,8 +17,8 @@ from tests import pages
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text()
 PAGES = (README, (REPOSITORY / "CONTRIBUTING.md").read_text(), (REPOSITORY / "benchmarks" / "README.md").read_text())
-STATUSES = {"authz": 3}
-"""Of the commands that do not end with 0: `authz check` says by its status that a call is denied."""
+STATUSES = {"policy": 3}
+"""Of the commands that do not end with 0: `policy explain` says by its status that a call is denied."""
 
 
 def test_there_are_commands_and_documents() -> None:
@@ -69,6 +69,8 @@ def test_the_pythons_are_those_that_are_claimed() -> None:
     assert project["requires-python"] == f">={claimed[0]}"
     assert f"Python {claimed[0]} to {claimed[-1]}." in README
     assert f" python{' python'.join(reversed(claimed))} " in (REPOSITORY / "Makefile").read_text()
-    image = re.search(r"(?m)^ARG BASE=python:(3\.\d+)-slim$", (REPOSITORY / "Dockerfile").read_text())
+    image = re.search(
+        r"(?m)^ARG BASE=python:(3\.\d+)\.\d+-slim-\w+@sha256:[0-9a-f]{64}$", (REPOSITORY / "Dockerfile").read_text()
+    )
     assert image is not None
     assert image[1] in claimed

@@ -28,7 +28,7 @@ from meshproxy.transport.grpc_client import call_unary
 from meshproxy.transport.grpc_stream import open_call
 from meshproxy.transport.h2_client import H2Client
 from tests.processes.calls import PATH, Load
-from tests.processes.test_control_plane import Mesh, mesh, spiffe_id
+from tests.processes.mesh import Mesh, mesh, spiffe_id
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(240)]
@@ -165,7 +165,7 @@ async def test_a_stream_that_never_acknowledges(tmp_path: Path) -> None:
     async with local_mesh(tmp_path / "mesh") as local:
         it = await Mesh.start_with_documents(local)
         async with (
-            impostor(it, "application") as channel,
+            impostor(it, "replica") as channel,
             await open_call(channel, WATCH, max_message_bytes=1 << 20) as call,
         ):
             await call.send(msgspec.json.encode(SidecarReport("silent")))

@@ -12,7 +12,7 @@ import pytest
 
 from meshproxy.devtools.local_mesh import read_series
 from tests.processes.calls import Load
-from tests.processes.test_control_plane import mesh
+from tests.processes.mesh import mesh
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(240)]

@@ -11,7 +11,7 @@ import pytest
 from meshproxy.devtools.local_mesh import local_mesh, read_series
 from tests.drills.small_disk import SmallDisk, small_disk
 from tests.processes.calls import Load
-from tests.processes.test_control_plane import Mesh
+from tests.processes.mesh import Mesh
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(240)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import signal
 import ssl
@@ -210,6 +211,81 @@ async def test_no_call_is_lost_while_grpc_clients_keep_coming(tmp_path: Path) ->
         assert callers.failures == []
         assert callers.answered > before + 100
         assert not any("aborting in-flight requests" in line for line in running.child.output)
+
+
+class RestCallers:
+    """Callers of an outbound port: some call all the time, the others together, seconds apart, so that in between
+    connections to the sidecars are idle.
+
+    Attributes:
+        answered: calls that were answered with 200.
+        failures: what happened to the others.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.answered = 0
+        self.failures: list[str] = []
+        self._client = RestClient(address, None)
+        self._is_over = asyncio.Event()
+
+    async def run(self) -> None:
+        async with self._client:
+            await asyncio.gather(
+                *(self._steadily() for _ in range(4)), *(self._together(1.0 + pause) for pause in (0, 1, 2))
+            )
+
+    def stop(self) -> None:
+        self._is_over.set()
+
+    async def more(self, count: int) -> None:
+        """Returns when so many further calls were answered, or one failed."""
+        goal = self.answered + count
+        while self.answered < goal and not self.failures:
+            await asyncio.sleep(0.01)
+
+    async def _steadily(self) -> None:
+        while not self._is_over.is_set():
+            await self._call()
+
+    async def _together(self, pause: float) -> None:
+        while not self._is_over.is_set():
+            await asyncio.gather(*(self._call() for _ in range(16)))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_over.wait(), pause)
+
+    async def _call(self) -> None:
+        headers = {"x-model-server": "models"}
+        answer = await self._client.call("POST", "/v1/models/half_plus_two:predict", {"instances": [2.0]}, headers)
+        if answer.status == "200":
+            self.answered += 1
+        else:
+            self.failures.append(f"{answer.status}: {answer.body}")
+
+
+async def test_no_rest_call_between_sidecars_is_lost_when_one_drains(tmp_path: Path) -> None:
+    """Over HTTP/1.1 idle connections cannot be told. Nothing is tried again here that the sidecar may have seen."""
+    async with local_mesh(tmp_path / "mesh") as mesh:
+        leaving, staying = await asyncio.gather(mesh.replica(sidecar={"drainTimeout": "12s"}), mesh.replica())
+        assert leaving.sidecar is not None
+        unseen = {"reasons": ["connect-failure", "refused-stream", "goaway"]}
+        once = document("ModelRoute", {"models": ["*"], "retries": unseen})
+        application = await mesh.application([server_of([leaving, staying]), once])
+        callers = RestCallers(application.outbound)
+        calling = asyncio.ensure_future(callers.run())
+        while await rest_connections(leaving.sidecar) < 8 and not callers.failures:
+            await asyncio.sleep(0.1)
+        leaving.sidecar.child.signal(signal.SIGTERM)
+        assert await asyncio.wait_for(leaving.sidecar.child.wait(), 30) == 0
+        await callers.more(200)
+        callers.stop()
+        await asyncio.wait_for(calling, 30)
+        print(f"{callers.answered} calls were answered")
+        assert callers.failures == []
+
+
+async def rest_connections(running: LocalSidecar) -> float:
+    """Those of HTTP/1.1 to its inbound port."""
+    return await running.total("meshproxy_open_connections", 'direction="inbound"', 'protocol="HTTP/1.1"')
 
 
 async def test_an_outbound_port_loses_no_call_when_a_replica_or_itself_drains(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from meshproxy.devtools.model_server import Grpc, parse_models
 from meshproxy.devtools.model_service import Service
 from meshproxy.devtools.models import Catalogue
 from tests.processes.calls import Load
-from tests.processes.test_control_plane import Mesh, control_command, mesh
+from tests.processes.mesh import Mesh, control_command, mesh
 
 SECONDS = float(os.environ.get("MESHPROXY_DRILL_SECONDS", "75"))
 LIFETIME = "20s"

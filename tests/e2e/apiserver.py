@@ -6,6 +6,7 @@ There is no scheduler and no kubelet, so pods stay pending, unless `meshproxy.de
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import ssl
 import subprocess
@@ -26,11 +27,16 @@ from meshproxy.devtools.node.network import SERVICES
 HOST = "127.0.0.1"
 OWN_SERVICE = IPv4Network(SERVICES)[1]
 """The first of their addresses is the API server's own."""
+CONTROLLER_MANAGER = "kube-controller-manager"
 CONTROLLERS = (
     "serviceaccount-controller", "serviceaccount-token-controller", "namespace-controller",
     "garbage-collector-controller", "deployment-controller", "replicaset-controller", "endpointslice-controller",
     "root-ca-certificate-publisher-controller", "job-controller", "disruption-controller",
 )  # fmt: skip
+
+ENVIRONMENT = os.environ | {"GOGC": "400"}
+"""Of all processes: memory is there, and collecting garbage is a fifth of the processor time of an API server that is
+started anew."""
 
 
 class KubectlError(Exception):
@@ -68,9 +74,11 @@ class Cluster:
         self.start_apiserver()
 
     def start_controllers(self) -> None:
-        """Start what makes pods of Deployments, EndpointSlices of Services, and so on."""
+        """Start what makes pods of Deployments, EndpointSlices of Services, and so on, unless it runs."""
+        if CONTROLLER_MANAGER in self._processes:
+            return
         self._run(
-            "kube-controller-manager",
+            CONTROLLER_MANAGER,
             f"--kubeconfig={self.kubeconfig}",
             f"--bind-address={HOST}",
             f"--secure-port={free_port()}",
@@ -96,7 +104,13 @@ class Cluster:
         self._wait("etcd", f"{client}/health")
 
     def start_apiserver(self) -> None:
-        """Start the API server, and wait until it is ready."""
+        """Start the API server, and wait until it is ready.
+
+        Controllers that were there before are ended. In a cluster they end by themselves, as they lose their lease;
+        here they would look for it again only 30 to 60 s after it is back.
+        """
+        if CONTROLLER_MANAGER in self._processes:
+            self.stop(CONTROLLER_MANAGER)
         self._run(
             "kube-apiserver",
             f"--etcd-servers=http://{HOST}:{self._etcd_ports[0]}",
@@ -131,7 +145,7 @@ class Cluster:
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """The output of kubectl, as the administrator. Raises KubectlError."""
         command = [str(self._binaries / "kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, input=stdin, env=ENVIRONMENT, capture_output=True, text=True, check=False)
         if done.returncode:
             raise KubectlError(done.stderr)
         return done.stdout
@@ -153,7 +167,7 @@ class Cluster:
     def _run(self, name: str, *arguments: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [self._binaries / name, *arguments], cwd=self.folder, stdout=log, stderr=log
+                [self._binaries / name, *arguments], cwd=self.folder, env=ENVIRONMENT, stdout=log, stderr=log
             )
 
     def _wait(self, name: str, url: str, seconds: float = 120.0) -> None:

@@ -12,13 +12,11 @@ import signal
 import sys
 
 from meshproxy.devtools.clients import Answer, GrpcClient, RestClient
-from tests.processes.calls import PATH, PREDICT, REQUEST, Load
+from tests.processes.calls import KEPT, PATH, PREDICT, REQUEST, Load
 from tests.processes.waiting import until
 
-PAUSE = 0.008
-"""Seconds between the calls of each connection: the nodes share this machine."""
-KEPT = 5
-"""Failures that are told."""
+PAUSE = 0.012
+"""Seconds between the calls of each connection: the nodes share this machine, and a story of 10,000 calls is enough."""
 OUTBOUND, ADMIN = "127.0.0.1:18501", "127.0.0.1:18502"
 
 

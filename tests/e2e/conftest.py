@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,18 @@ from tests.e2e.apiserver import Cluster
 CRDS = Path(__file__).parents[2] / "deploy" / "kubernetes" / "crds.yaml"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The files whose tests are given most time begin first, then those with most tests: none is left for the end that
+    goes on when all other workers are done."""
+    default = float(config.getini("timeout"))
+    longest: dict[Path, float] = {}
+    for item in items:
+        mark = item.get_closest_marker("timeout")
+        longest[item.path] = max(longest.get(item.path, 0.0), mark.args[0] if mark is not None else default)
+    counts = Counter(item.path for item in items)
+    items.sort(key=lambda item: (-longest[item.path], -counts[item.path], item.path))
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """etcd and the API server, started once."""
@@ -36,9 +49,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         cluster.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def controllers(cluster: Cluster) -> None:
-    """The controllers of Deployments, Services and so on, for tests that need them."""
+    """The controllers of Deployments, Services and so on, for tests that need them. They run on, until a test takes the
+    API server away."""
     cluster.start_controllers()
 
 

@@ -19,6 +19,8 @@ NODES = ("node-1", "node-2")
 MESHPROXY = str(Path(sys.executable).with_name("meshproxy"))
 """The command, installed."""
 PATH = "/usr/local/bin:/usr/bin:/bin"
+LAST_LINES = 30
+"""Of the log of a container that was killed."""
 
 IMAGES = {
     "registry.example.com/meshproxy": Image((MESHPROXY,), {"PATH": f"{Path(MESHPROXY).parent}:{PATH}"}),
@@ -47,6 +49,17 @@ class Standing:
         """What a container of a pod has written; nothing while neither is there."""
         log = self.nodes.log(pod, container)
         return log.read_text() if log is not None and log.exists() else ""
+
+    def check_ends(self) -> None:
+        """Every container ended by itself, since this was asked last. Raises AssertionError, which says how the pods
+        of the others came to their ends, and what their containers wrote last."""
+        killed = self.site.journal.take_killed()
+        assert not killed, "\n".join(("they did not end by themselves", *map(self._end_of, killed)))
+
+    def _end_of(self, pod: str) -> str:
+        logs = sorted(self.site.folder.glob(f"{pod.replace('/', '-')}-*/*.log"))
+        last = (f"{log.name}\n" + "\n".join(log.read_text().splitlines()[-LAST_LINES:]) for log in logs)
+        return "\n".join((self.site.journal.of(pod), *last))
 
 
 @asynccontextmanager

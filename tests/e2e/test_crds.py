@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from meshproxy.config import crds, schema
 from meshproxy.config.codes import Severity
@@ -17,6 +16,7 @@ from meshproxy.config.fields import API_VERSION
 from tests.config.unfit import UNFIT
 from tests.e2e.apiserver import Cluster, KubectlError
 from tests.e2e.conftest import TestNamespace
+from tests.e2e.documents import read_all
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -24,11 +24,11 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 def documents() -> Iterator[Any]:
     """Every document of ours below deploy/, also those in ConfigMaps, but for templates of the chart."""
     for path in sorted(set(DEPLOY.rglob("*.yaml")) - set(DEPLOY.glob("helm/*/templates/*"))):
-        texts = [path.read_text()]
-        for whole in yaml.safe_load_all(texts[0]):
-            texts += whole["data"].values() if whole.get("kind") == "ConfigMap" else ()
-        found = [each for text in texts for each in yaml.safe_load_all(text) if each.get("apiVersion") == API_VERSION]
-        for number, each in enumerate(found):
+        found = read_all(path.read_text())
+        for whole in list(found):
+            for text in whole["data"].values() if whole.get("kind") == "ConfigMap" else ():
+                found += read_all(text)
+        for number, each in enumerate(each for each in found if each.get("apiVersion") == API_VERSION):
             each["metadata"].pop("namespace", None)  # which need not exist
             yield pytest.param(each, id=f"{path.relative_to(DEPLOY)}#{number}")
 
@@ -38,8 +38,8 @@ pytestmark = pytest.mark.usefixtures("kinds")
 
 def create(cluster: Cluster, document: dict[str, Any]) -> dict[str, Any]:
     """What the API server would keep of it. Raises KubectlError."""
-    command = ("create", "--dry-run=server", "--validate=strict", "-f", "-", "-o", "yaml")
-    made: dict[str, Any] = yaml.safe_load(cluster.kubectl(*command, stdin=json.dumps(document)))
+    command = ("create", "--dry-run=server", "--validate=strict", "-f", "-", "-o", "json")
+    made: dict[str, Any] = json.loads(cluster.kubectl(*command, stdin=json.dumps(document)))
     return made
 
 

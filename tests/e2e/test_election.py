@@ -17,6 +17,8 @@ from meshproxy.control.lease import DURATION
 from tests.e2e.conftest import TestNamespace
 from tests.processes.waiting import until
 
+pytestmark = pytest.mark.timeout(120)
+
 
 async def allowed(namespace: TestNamespace) -> AsyncClient:
     """A client that may do with Leases what the manual says, and no more."""

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from click.testing import CliRunner
 
 from meshproxy.cli.upgrade import command as upgrade
 from meshproxy.installation.choices import CertManager, Choices, Injection
 from meshproxy.installation.parts import Part, installation
 from tests.e2e.apiserver import Cluster
+from tests.e2e.documents import read_all
 from tests.e2e.test_installation import CHOICES, NAMESPACE
 from tests.e2e.test_kustomize import by_name
 from tests.installation.test_chart import CHART
@@ -65,18 +65,30 @@ def values(path: Path, **given: Any) -> tuple[str, str]:
             {"certManager": {"kind": "Issuer", "name": "ca"}},
         ),
         (replace(CHOICES, injection=Injection.NONE), {"injector": "none"}),
+        (replace(CHOICES, login_secret="page-login"), {"loginSecret": "page-login"}),
+        (
+            replace(CHOICES, injection=Injection.NONE, login_secret="1"),
+            {"injector": "none", "loginSecret": "1"},
+        ),
+        (
+            replace(CHOICES, cert_manager=CertManager("Issuer", "ca"), login_secret="page-login"),
+            {"certManager": {"kind": "Issuer", "name": "ca"}, "loginSecret": "page-login"},
+        ),
         (
             replace(CHOICES, namespace="1", service_account="true", server="0.5", listen="0.0.0.0", kubernetes=(1, 37)),
             {"serviceAccount": "true", "server": "0.5", "listen": "0.0.0.0", "kubernetes": "1.37"},
         ),
     ],
-    ids=["webhook", "cert-manager", "none", "names that YAML would read as something else"],
+    ids=[
+        *("webhook", "cert-manager", "none", "login", "login without webhook", "login and cert-manager"),
+        "names that YAML would read as something else",
+    ],
 )
 def test_the_same_objects(helm: Helm, tmp_path: Path, choices: Choices, given: dict[str, Any]) -> None:
     """But for the Namespace, which Helm needs before."""
     options = ("--namespace", choices.namespace, "--include-crds", *values(tmp_path / "values.json", **given))
     text = helm("template", "mesh", str(CHART), *options)
-    found = [each for each in yaml.safe_load_all(text) if each is not None]
+    found = read_all(text)
     expected = by_name(installation(choices, list(Part)))
     del expected["Namespace", choices.namespace]
     assert len(found) == len(expected)
@@ -86,7 +98,7 @@ def test_the_same_objects(helm: Helm, tmp_path: Path, choices: Choices, given: d
 def test_what_an_environment_has_of_its_own(helm: Helm, tmp_path: Path) -> None:
     own = {"meshConfig": {"mtls": "permissive"}, "endpoints": [{"rest": "127.0.0.1:9"}]}
     text = helm("template", "mesh", str(CHART), *values(tmp_path / "values.json", **own))
-    found = by_name(each for each in yaml.safe_load_all(text) if each is not None)
+    found = by_name(read_all(text))
     assert found["MeshConfig", "mesh"]["spec"] == {"trustDomain": CHOICES.trust_domain, "mtls": "permissive"}
     assert found["ModelServer", "local"]["spec"]["endpoints"] == own["endpoints"]
 
@@ -99,6 +111,7 @@ def test_what_an_environment_has_of_its_own(helm: Helm, tmp_path: Path) -> None:
         {"injector": "policy"},
         {"injector": "none", "certManager": {"name": "ca"}},
         {"serviceAccount": "a b"},
+        {"loginSecret": "Page login"},
         {"listen": "127.0.0.1"},
         {"kubernetes": 1.29},
         {"meshConfig": {"trustDomain": "a"}},

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -36,7 +38,7 @@ from tests.injection.pods import BEFORE_SIDECARS, SETTINGS, apply_patch, injecte
 from tests.injection.pods import RESTRICTED as RESTRICTED_CONTAINER
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
 
 POD_SECURITY = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted"}
@@ -119,10 +121,12 @@ SILENT: dict[str, Any] = {"automountServiceAccountToken": False}
 
 
 def is_connected(port: int) -> bool:
-    """Whether there are connections to a port of this host that are not closed on both sides (proc(5))."""
-    lines = [line.split() for file in ("tcp", "tcp6") for line in Path("/proc/self/net", file).read_text().splitlines()]
+    """Whether there are connections to a port of 127.0.0.1 that are not closed on both sides (proc(5)). Other addresses
+    of loopback may have this port, too."""
+    local = f"{int.from_bytes(socket.inet_aton('127.0.0.1'), sys.byteorder):08X}:{port:04X}"
+    lines = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()]
     open_states = ("01", "04", "05", "08")  # ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT
-    return any(line[1].endswith(f":{port:04X}") and line[3] in open_states for line in lines)
+    return any(line[1] == local and line[3] in open_states for line in lines)
 
 
 @pytest.fixture
@@ -139,8 +143,9 @@ async def webhook(client: AsyncClient) -> AsyncIterator[tuple[Webhook, Authority
     yield webhook, authority
     await client.delete(MutatingWebhookConfiguration, CONFIGURATION)
     await webhook.close()
-    # The API server keeps its connection; over TLS it is closed once both have said so.
-    await until(lambda: not is_connected(port))
+    # The API server keeps its connection; over TLS it is closed once both have said so, or after 30 s (asyncio's
+    # ssl_shutdown_timeout).
+    await until(lambda: not is_connected(port), 60)
 
 
 async def enable(namespace: TestNamespace) -> None:
@@ -153,6 +158,17 @@ async def create(server: Server, content: Any) -> Any:
     return await asyncio.to_thread(server.create, content)
 
 
+@pytest.fixture
+def rights(namespace: TestNamespace) -> Iterator[None]:
+    """Those that `meshproxy install` gives to `control` for the configuration of the webhook."""
+    objects = [each for each in webhook_objects(namespace.name, "control") if "rbac" in each["apiVersion"]]
+    text = yaml.safe_dump_all(objects)
+    namespace.cluster.kubectl("apply", "-f", "-", stdin=text)
+    yield
+    namespace.cluster.kubectl("delete", "-f", "-", stdin=text)
+
+
+@pytest.mark.usefixtures("rights")
 async def test_the_webhook_of_a_labelled_namespace(
     webhook: tuple[Webhook, Authority], namespace: TestNamespace
 ) -> None:
@@ -162,9 +178,7 @@ async def test_the_webhook_of_a_labelled_namespace(
     content = pod(container={"securityContext": RESTRICTED_CONTAINER})
     assert "certificate signed by unknown authority" in await refused(server, content)
     bundles = [authority.bundle_pem]
-    rights = [each for each in webhook_objects(namespace.name, "control") if "rbac" in each["apiVersion"]]
-    await asyncio.to_thread(namespace.cluster.kubectl, "apply", "-f", "-", stdin=yaml.safe_dump_all(rights))
-    control = connect(await namespace.kubeconfig("control"))  # with the rights that `meshproxy install` gives
+    control = connect(await namespace.kubeconfig("control"))
     with pytest.raises(ApiError, match="forbidden"):
         await BundleKeeper(control, "another", lambda: b"").look()
     keeper = BundleKeeper(control, CONFIGURATION, lambda: b"".join(bundles))

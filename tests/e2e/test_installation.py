@@ -143,6 +143,7 @@ async def test_the_control_plane_needs_no_other_right(
         service = {"service": {"namespace": NAMESPACE, "name": NAME, "grpc": "control"}}
         server = {"apiVersion": API_VERSION, "kind": "ModelServer", "metadata": {"name": "far"}, "spec": service}
         cluster.kubectl(*APPLY, "--namespace", NAMESPACE, "-f", "-", stdin=json.dumps(server))
+        await until(lambda: first.said("listening"), 60)
         (listening,) = first.said("listening")
         async with RestClient(listening["web"], None) as page:
 

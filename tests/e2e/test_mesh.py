@@ -13,19 +13,19 @@ from meshproxy.devtools.clients import RestClient
 from meshproxy.devtools.local_mesh import Document, local_mesh, permissive_documents
 from tests.e2e.conftest import TestNamespace
 from tests.processes.calls import PATH
-from tests.processes.test_control_plane import Mesh, control_command
+from tests.processes.mesh import Mesh, control_command
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(240)]
 
 
-def cluster_mesh(namespace: TestNamespace) -> type[Mesh]:
-    """A mesh whose documents are objects in this namespace."""
+def cluster_mesh(namespace: TestNamespace, kubeconfig: Path | None = None) -> type[Mesh]:
+    """A mesh whose documents are objects in this namespace. `kubeconfig`: of its control plane, if not the
+    administrator's."""
+    account = str(kubeconfig or namespace.cluster.kubeconfig)
 
     class ClusterMesh(Mesh):
-        source = (
-            "--cluster-documents", "--namespace", namespace.name, "--kubeconfig", str(namespace.cluster.kubeconfig),
-        )  # fmt: skip
+        source = ("--cluster-documents", "--namespace", namespace.name, "--kubeconfig", account)
 
         def write_documents(self, *, permits: bool) -> None:
             role, binding = permissive_documents()

@@ -48,6 +48,7 @@ class Pods:
             sandbox.Bind(self.read, "/etc/meshproxy-test/read", is_read_only=True),
             sandbox.Bind(self.written, "/var/run/meshproxy-test/written", is_read_only=False),
             sandbox.Bind(self.read, "/run/meshproxy-test/more", is_read_only=True),
+            sandbox.Bind(self.read, "/meshproxy-test/most", is_read_only=True),
         ]
         closed = sandbox.closed_folders([Path(sys.base_prefix), Path(sys.prefix)])
         text = sandbox.script(binds, closed, scratch, sandbox.as_user(SPEC, SPEC.containers[0], command))
@@ -90,6 +91,12 @@ async def test_files_and_users(pods: Pods) -> None:
     assert await pods.run(network, sys.executable, "-c", "import meshproxy") == 0
     assert not Path("/etc/meshproxy-test").exists()
     assert not Path("/run/meshproxy-test").exists()
+    assert not Path("/meshproxy-test").exists()
+    # Whoever enters later sees what is there, and devices and processes.
+    process = await pods.start(network, "sleep", "60")
+    script = "cat /meshproxy-test/most/file /etc/meshproxy-test/read/file >/dev/null && cat /proc/1/cmdline"
+    assert await process.run(["sh", "-c", f"{script} >/run/meshproxy-test/written/y"]) == 0
+    assert (pods.written / "y").read_text() == "sleep\x0060\x00"
 
 
 async def test_the_first_process_of_a_container(pods: Pods) -> None:

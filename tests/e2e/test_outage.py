@@ -29,7 +29,7 @@ from tests.e2e.conftest import TestNamespace
 from tests.e2e.test_mesh import apply, cluster_mesh
 from tests.e2e.test_two_control_planes import World
 from tests.processes.calls import PATH, Load
-from tests.processes.test_control_plane import Mesh, control_command, spiffe_id
+from tests.processes.mesh import Mesh, control_command, spiffe_id
 from tests.processes.waiting import until
 
 OUTAGE = float(os.environ.get("OUTAGE", "75"))

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.e2e.apiserver import Cluster
+from tests.e2e.documents import read_all
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes" / "scaling"
 OBJECTS = [
     pytest.param(each, id=f"{path.stem} {each['kind']}")
     for path in sorted(FOLDER.glob("*.yaml"))
-    for each in yaml.safe_load_all(path.read_text())
+    for each in read_all(path.read_text())
     if "keda.sh" not in each["apiVersion"]
 ]
 

@@ -7,6 +7,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -17,13 +18,18 @@ from lightkube.resources.core_v1 import Node, Pod, Service
 
 from meshproxy.control.reflector import identify
 from meshproxy.devtools.clients import RestClient
-from meshproxy.devtools.local_mesh import local_mesh
+from meshproxy.devtools.local_mesh import document, local_mesh
 from meshproxy.installation.rights import rights
 from tests.control.watching_services import Slice, Watching, WatchingTests, a_slice, watching
 from tests.e2e.conftest import RealServer, TestNamespace
-from tests.processes.test_services import sidecar_of_a_service
+from tests.e2e.planes import control_plane
+from tests.mesh.test_services import sidecar_of_a_service
 
-pytestmark = pytest.mark.usefixtures("controllers")
+pytestmark = [
+    pytest.mark.usefixtures("controllers"),
+    pytest.mark.asyncio(loop_factories=["uvloop"]),  # the control plane runs on no other
+    pytest.mark.timeout(120),
+]
 
 ZONE = "topology.kubernetes.io/zone"
 GRACE = 30
@@ -148,6 +154,35 @@ async def kubeconfig(namespace: TestNamespace) -> AsyncIterator[Path]:
     namespace.cluster.kubectl("apply", "-f", "-", stdin=allowed)
     yield await namespace.kubeconfig("control")
     namespace.cluster.kubectl("delete", "-f", "-", stdin=allowed)
+
+
+@pytest.mark.usefixtures("kinds")
+async def test_a_model_server_says_whether_its_service_is_there(
+    namespace: TestNamespace, kubeconfig: Path, tmp_path: Path
+) -> None:
+    """From slices alone, with the rights of the installation, as people see it with kubectl."""
+    kubectl = partial(asyncio.to_thread, namespace.cluster.kubectl, f"--namespace={namespace.name}")
+
+    async def becomes(status: str, reason: str) -> None:
+        await kubectl("wait", f"--for=condition=ResolvedRefs={status}", "modelserver/models", "--timeout=60s")
+        path = "jsonpath={.status.conditions[*].type} {.status.conditions[?(@.type=='ResolvedRefs')].reason}"
+        assert await kubectl("get", "modelserver", "models", "-o", path) == f"Accepted ResolvedRefs {reason}"
+
+    service = {"namespace": namespace.name, "name": "resnet", "sidecar": "grpc"}
+    server = {"service": service, "workload": {"spiffeId": "spiffe://m.example/models"}}
+    documents = [document("MeshConfig", {"trustDomain": "m.example"}), document("ModelServer", server, "models")]
+    await kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}))
+    options = ("--trust-domain", "m.example", "--namespace", namespace.name, "--cluster-documents")
+    with control_plane(tmp_path / "control", kubeconfig, *options):
+        await becomes("False", "BackendNotFound")
+        made = a_slice("by-hand", "resnet", "10.1.0.1")
+        made.metadata.namespace = namespace.name
+        await namespace.client.apply(made, force=True)
+        await becomes("True", "ResolvedRefs")
+        head, row = (await kubectl("get", "modelservers")).splitlines()
+        assert dict(zip(head.split(), row.split(), strict=True))["RESOLVED"] == "True"
+        await namespace.client.delete(Slice, "by-hand", namespace=namespace.name)
+        await becomes("False", "BackendNotFound")
 
 
 async def test_how_long_a_change_takes_to_a_sidecar(namespace: TestNamespace, kubeconfig: Path, tmp_path: Path) -> None:

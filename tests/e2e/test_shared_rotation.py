@@ -19,7 +19,7 @@ from tests.e2e.conftest import TestNamespace
 from tests.e2e.test_two_control_planes import World
 from tests.processes.balancer import Balancer
 from tests.processes.calls import Load
-from tests.processes.test_control_plane import Mesh, control_command, spiffe_id
+from tests.processes.mesh import Mesh, control_command, spiffe_id
 from tests.processes.waiting import until
 
 LIFETIME = "20s"
@@ -92,7 +92,7 @@ async def test_the_root_is_replaced_under_load(namespace: TestNamespace, tmp_pat
             tokens = await namespace.client.get(Secret, join_tokens_name(SECRET), namespace=namespace.name)
             assert not tokens.data
             balancer.backends.append(a.listening["control"])
-            load = Load(it.application.outbound, None, rest=[True, False], grpc=[True, False])
+            load = Load(it.application.outbound, None, rest=[True, False], grpc=[True, False], pause=0.02)
             await load.more(100)
             before = (local.directory / "control/authority.pem").read_text()
 

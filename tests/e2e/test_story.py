@@ -130,7 +130,7 @@ async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sta
 
 async def test_the_quickstart_is_followed(cluster: Standing, tmp_path: Path) -> None:
     await Reader(cluster, tmp_path).follow((ROOT / "docs" / "quickstart-kubernetes.md").read_text())
-    assert cluster.site.killed == [], "they did not end by themselves"
+    cluster.check_ends()
 
 
 async def test_a_mesh_in_a_cluster(cluster: Standing) -> None:
@@ -187,4 +187,4 @@ async def test_a_mesh_in_a_cluster(cluster: Standing) -> None:
     assert {each["spec"]["nodeName"] for each in await story.pods()} == {NODES[1]}
     await story.called_on(200, "a node is drained")
     await story.called_on(max(0, CALLS - story.called()["answered"]), "at the end")
-    assert cluster.site.killed == [], "they did not end by themselves"
+    cluster.check_ends()

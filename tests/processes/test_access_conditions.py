@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from meshproxy.audit.lines import Kind, Record, read_line
 from meshproxy.devtools.clients import SERVER_NAME, Certificate, GrpcClient, RestClient
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.devtools.local_mesh import Document, LocalSidecar, document, environment, local_mesh
@@ -75,11 +76,16 @@ async def grpc(running: LocalSidecar, headers: Mapping[str, str], token: str | N
         return (await client.call(PREDICT, MESSAGE, headers)).status
 
 
-async def audited(running: LocalSidecar, count: int) -> list[dict[str, Any]]:
-    """So many records of the audit log."""
+async def audited(running: LocalSidecar, count: int) -> list[Record]:
+    """So many records of calls in the audit trail."""
     path = running.mesh.directory / "audit.log"
-    await until(lambda: len(path.read_text().splitlines()) >= count)
-    return [json.loads(line) for line in path.read_text().splitlines()]
+
+    def records() -> list[Record]:
+        lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        return [record for record in map(read_line, lines) if record.decision is not None]
+
+    await until(lambda: len(records()) >= count)
+    return records()
 
 
 async def test_addresses_of_both_families(tmp_path: Path) -> None:
@@ -98,13 +104,14 @@ async def test_addresses_of_both_families(tmp_path: Path) -> None:
         # What a caller says of itself is no address.
         assert await curl(sidecar, "127.0.0.1", "-H", "x-forwarded-for: 127.0.0.1", source="127.0.0.65") == "403"
         seen, *denied = await audited(sidecar, 4)
-        assert (seen["type"], seen["policy"], seen["policy_audits"]) == ("audited", "loopback", ["watched"])
-        assert seen["downstream_remote_address"].startswith("127.0.0.2:")
+        assert (seen.kind, seen.rule, seen.audits) == (Kind.AUDITED, "loopback", ("watched",))
+        assert seen.remote is not None
+        assert seen.remote.startswith("127.0.0.2:")
         allowed = "loopback: ipBlocks 127.0.0.0/8, ::1/128; notIpBlocks 127.0.0.64/26"
-        assert seen["policy_conditions"] == [allowed, "watched: ipBlocks 127.0.0.2/32"]
-        assert [(each["policy"], each["policy_conditions"]) for each in denied[:2]] == [
-            ("default-deny", [f"{allowed} (does not hold)"]),
-            ("locked-out", ["locked-out: ipBlocks 127.0.0.128/25"]),
+        assert seen.conditions == (allowed, "watched: ipBlocks 127.0.0.2/32")
+        assert [(each.rule, each.conditions) for each in denied[:2]] == [
+            ("default-deny", (f"{allowed} (does not hold)",)),
+            ("locked-out", ("locked-out: ipBlocks 127.0.0.128/25",)),
         ]
 
 
@@ -134,10 +141,10 @@ async def test_headers(tmp_path: Path) -> None:
         assert statuses == ["200", "200", "403", "403", "403"]
         debug = 'no-debug: header x-debug: regex "[1-9]|true"'
         records = await audited(sidecar, 9)
-        assert [each["policy_conditions"] for each in records[-3:]] == [
-            [f"{debug} (cannot be evaluated)"],
-            [f"{debug} (cannot be evaluated)"],
-            ['teams: header x-tenant: prefix "team-" (cannot be evaluated)'],
+        assert [each.conditions for each in records[-3:]] == [
+            (f"{debug} (cannot be evaluated)",),
+            (f"{debug} (cannot be evaluated)",),
+            ('teams: header x-tenant: prefix "team-" (cannot be evaluated)',),
         ]
 
 

@@ -28,8 +28,8 @@ from meshproxy.devtools.local_mesh import (
     read_series,
     replace_documents,
 )
+from tests.mesh.test_federation import control_plane_of_its_own
 from tests.processes.calls import REQUEST, Load
-from tests.processes.test_federation import control_plane_of_its_own
 from tests.processes.waiting import until
 from tests.spire.spire import BUILT, Spire
 
@@ -81,6 +81,7 @@ class World:
         self.model_server = await self.local.model_server()
         rest, grpc = (str(self.model_server.listening[name]) for name in ("rest", "grpc"))
         mesh, server, sidecar = environment(rest, grpc, mesh=TRUSTED)
+        server["spec"]["workload"] = {"spiffeId": self.server}
         subjects = [{"workload": {"spiffeId": each}} for each in self.peers.values()]
         binding = document("ModelRoleBinding", {"role": "everything", "subjects": subjects}, "peers")
         self.documents = [mesh, server, *permissive_documents(), binding]

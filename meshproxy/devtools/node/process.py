@@ -81,18 +81,40 @@ class ContainerProcess:
             except ProcessLookupError:
                 pass
 
-    async def run(self, command: Sequence[str], timeout: float | None = None) -> int | None:
+    def running(self) -> str:
+        """Its processes, each with what it is and in which state, as this machine counts."""
+        found, waiting = [], [] if self.pid is None else [self.pid]
+        while waiting:
+            pid = waiting.pop()
+            try:
+                of = Path(f"/proc/{pid}")
+                command = (of / "cmdline").read_text().replace("\0", " ").strip()
+                state = (of / "stat").read_text().rpartition(")")[2].split()[0]
+                waiting += map(int, (of / f"task/{pid}/children").read_text().split())
+            except OSError:
+                continue  # it has ended
+            found.append(f"{pid} {state} {command}")
+        return "; ".join(found) or "nothing"
+
+    async def run(
+        self, command: Sequence[str], timeout: float | None = None, log: Path = Path(os.devnull)
+    ) -> int | None:
         """Run a command in the container, to its end. Returns its exit status; None after `timeout` seconds, or if the
-        container has ended."""
+        container has ended.
+
+        Args:
+            log: where its output is added.
+        """
         if self.pid is None:
             return None
-        process = await asyncio.create_subprocess_exec(
-            *further_process(self.pid, command),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=dict(self._environment),
-        )
+        with log.open("ab") as file:
+            process = await asyncio.create_subprocess_exec(
+                *further_process(self.pid, command),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env=dict(self._environment),
+            )
         try:
             async with asyncio.timeout(timeout):
                 return await process.wait()

@@ -1,7 +1,8 @@
 """The command that runs a container: a process in namespaces of its own (unshare(1), mount_namespaces(7)).
 
 Its files are those of this machine, with the volumes of the pod mounted where the container wants them. A folder that
-the machine does not have is made in an overlay, so nothing is left behind. The process is the first one of its process
+the machine does not have is made in an overlay, or in a root of the container's own, so nothing is left behind. The
+process is the first one of its process
 namespace, as in a container: a signal that it does not handle does nothing.
 """
 
@@ -27,11 +28,31 @@ class Bind:
     is_read_only: bool
 
 
-# The scratch memory holds what overlays add.
 _BEGIN = """\
 set -e
 umask 022
-mount -t tmpfs -o mode=755 scratch "$SCRATCH"
+# Below / itself nothing can be added by an overlay: only who enters later sees what is mounted on the root, and then
+# neither /proc nor /dev. So the root becomes another one, with all that the machine has there.
+root() {
+  missing=
+  for each; do top=${each#/}; [ -d "/${top%%/*}" ] || missing="$missing $each"; done
+  [ "$missing" ] || return 0
+  mount -t tmpfs -o mode=755 root "$SCRATCH"
+  mount --make-unbindable "$SCRATCH"
+  for each in /*; do
+    if [ -L "$each" ]; then cp -P "$each" "$SCRATCH$each"
+    elif [ -d "$each" ]; then mkdir "$SCRATCH$each"; mount --rbind "$each" "$SCRATCH$each"
+    else touch "$SCRATCH$each"; mount --bind "$each" "$SCRATCH$each"
+    fi
+  done
+  for each in $missing; do mkdir -p "$SCRATCH$each"; done
+  mkdir "$SCRATCH/.machine"
+  cd "$SCRATCH"
+  PATH="$PATH:/usr/sbin:/sbin" pivot_root . .machine
+  cd /
+  umount -l /.machine
+  rmdir /.machine
+}
 OVERLAID=
 place() {
   [ -d "$1" ] && return
@@ -64,11 +85,14 @@ def script(binds: Iterable[Bind], closed: Mapping[str, Sequence[str]], scratch: 
         scratch: a folder to mount memory on.
         command: what it becomes.
     """
-    lines = [f"SCRATCH={shlex.quote(str(scratch))}", _BEGIN]
-    lines += [shlex.join(("reach", folder, *needed)) for folder, needed in closed.items()]
     ordered = sorted(binds, key=lambda bind: bind.target)
+    folders = [bind.target for bind in ordered if bind.source.is_dir()]
+    lines = [f"SCRATCH={shlex.quote(str(scratch))}", _BEGIN, shlex.join(("root", *folders))]
+    # What overlays add is in memory.
+    lines.append('mount -t tmpfs -o mode=755 scratch "$SCRATCH"')
+    lines += [shlex.join(("reach", folder, *needed)) for folder, needed in closed.items()]
     # All folders first: an overlay would hide what is mounted below it.
-    lines += [shlex.join(("place", bind.target)) for bind in ordered if bind.source.is_dir()]
+    lines += [shlex.join(("place", folder)) for folder in folders]
     for bind in ordered:
         lines.append(shlex.join(("mount", "--bind", str(bind.source), bind.target)))
         if bind.is_read_only:

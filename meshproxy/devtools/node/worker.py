@@ -18,6 +18,7 @@ from lightkube.resources.core_v1 import ConfigMap, Pod, Secret
 from meshproxy.control.cluster import FAILURES, http_status
 from meshproxy.devtools.node import lifecycle, names, probes, sandbox, volumes
 from meshproxy.devtools.node.fields import command_line, environment
+from meshproxy.devtools.node.journal import Journal
 from meshproxy.devtools.node.lifecycle import Deleted, Do, Ended, Event, HookEnded, Probed
 from meshproxy.devtools.node.network import ADDRESS, Machine, PodNetwork
 from meshproxy.devtools.node.probing import probe_of
@@ -59,7 +60,7 @@ class Site:
         folder: of the pods' files.
         needed: files that programs of images need, wherever they are.
         environment: variables that every container has.
-        killed: containers that did not end within their grace period, as NAMESPACE/POD/CONTAINER.
+        journal: how pods came to their ends.
     """
 
     client: AsyncClient
@@ -68,7 +69,7 @@ class Site:
     folder: Path
     needed: Sequence[Path]
     environment: Mapping[str, str]
-    killed: list[str] = field(default_factory=list)
+    journal: Journal = field(default_factory=Journal)
 
 
 class PodWorker:
@@ -100,11 +101,18 @@ class PodWorker:
         """The output of a container."""
         return self._folder / f"{container}.log"
 
+    def _note(self, what: str, container: str = "") -> None:
+        self._site.journal.note(f"{self._namespace}/{self._name}", what, container)
+
     def update(self, shown: Mapping[str, Any]) -> None:
         """The API server shows it anew."""
+        was_deleted = self._is_deleted
         self.shown = {**shown, "status": self.shown.get("status", {})}
         if self._is_deleted:
-            self._events.put_nowait(Deleted(shown["metadata"].get("deletionGracePeriodSeconds") or 0))
+            grace = shown["metadata"].get("deletionGracePeriodSeconds") or 0
+            if not was_deleted:
+                self._note(f"deleted, with {grace} s")
+            self._events.put_nowait(Deleted(grace))
 
     @property
     def _is_deleted(self) -> bool:
@@ -215,10 +223,12 @@ class PodWorker:
         elif do is Do.HOOK:
             self._spawn(self._hook(container, starts))
         elif do is Do.TERMINATE:
+            self._note("SIGTERM", container.name)
             self._processes[container.name].send(signal.SIGTERM)
         elif do is Do.KILL:
-            self._site.killed.append(f"{self._namespace}/{self._name}/{container.name}")
-            self._processes[container.name].send(signal.SIGKILL)
+            process = self._processes[container.name]
+            self._site.journal.note_killed(f"{self._namespace}/{self._name}", container.name, process.running())
+            process.send(signal.SIGKILL)
         else:
             self._spawn(self._probe(do, container, starts))
 
@@ -254,17 +264,28 @@ class PodWorker:
         return sandbox.first_process(self._network.path, text), variables
 
     async def _wait(self, name: str, process: ContainerProcess) -> None:
-        self._events.put_nowait(Ended(name, await process.wait()))
+        code = await process.wait()
+        self._note(f"ended with {code}", name)
+        self._events.put_nowait(Ended(name, code))
 
     async def _run_in(self, container: Container, command: Sequence[str], timeout: float | None) -> int | None:
         process = self._processes[container.name]
         return await process.run(sandbox.as_user(self._spec, container, command), timeout)
 
+    async def _run_hook(self, container: Container, command: Sequence[str], timeout: float | None) -> int | None:
+        process = self._processes[container.name]
+        log = self.log(f"{container.name}.hook")
+        code = await process.run(sandbox.as_user(self._spec, container, command), timeout, log)
+        self._note(f"the command of its preStop hook ended with {code}", container.name)
+        return code
+
     async def _hook(self, container: Container, starts: int) -> None:
         assert self._network is not None
         hook = container.lifecycle.pre_stop
         assert hook is not None
-        await probes.hook(hook, container, self._network.address, partial(self._run_in, container))
+        self._note("its preStop hook begins", container.name)
+        await probes.hook(hook, container, self._network.address, partial(self._run_hook, container))
+        self._note("its preStop hook is over", container.name)
         self._events.put_nowait(HookEnded(container.name, starts))
 
     async def _probe(self, do: Do, container: Container, starts: int) -> None:
@@ -277,7 +298,15 @@ class PodWorker:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._take)
+
+    def _take(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error(
+                "a part of the work on a pod has failed", exc_info=error, extra={"fields": {"pod": self._name}}
+            )
+            self._note(f"failed: {error!r}")
 
     def _say(self, status: dict[str, Any]) -> None:
         if status != self._status:

@@ -16,7 +16,8 @@ def test_volumes_are_mounted_in_order_and_then_the_command_runs(tmp_path: Path) 
         tmp_path,
         ["a b", "c"],
     )
-    *_, reach, place, bind, mount, remount, home, tell, closed, command = text.splitlines()
+    *_, root, scratch, reach, place, bind, mount, remount, home, tell, closed, command = text.splitlines()
+    assert (root, scratch) == ("root /etc/a/b", 'mount -t tmpfs -o mode=755 scratch "$SCRATCH"')
     assert reach == "reach /srv /srv/x /srv/y"
     assert bind == f"mount --bind {file} /etc/a.conf"
     assert (place, mount) == ("place /etc/a/b", f"mount --bind {tmp_path} /etc/a/b")

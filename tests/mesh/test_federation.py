@@ -24,7 +24,7 @@ from meshproxy.devtools.local_mesh import (
     replace_documents,
 )
 from tests.processes.calls import PATH
-from tests.processes.test_control_plane import Mesh
+from tests.processes.mesh import Mesh
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
@@ -121,6 +121,7 @@ async def test_sidecars_with_identities_of_another_issuer_have_their_documents_f
         model_server = await local.model_server()
         rest, grpc = (str(model_server.listening[name]) for name in ("rest", "grpc"))
         mesh, server, sidecar = environment(rest, grpc)
+        server["spec"]["workload"] = {"namespace": "tests", "serviceAccount": "server"}
         role, binding = permissive_documents()
         (local.directory / "documents").mkdir()
         path = local.directory / "documents/mesh.yaml"

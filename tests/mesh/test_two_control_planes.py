@@ -17,7 +17,7 @@ from meshproxy.control.store import FolderStore
 from meshproxy.devtools.child import Child
 from meshproxy.devtools.local_mesh import TRUST_DOMAIN, Document, LocalMesh, document, local_mesh, replace_documents
 from tests.processes.balancer import Balancer
-from tests.processes.test_control_plane import control_command
+from tests.processes.mesh import control_command
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(240)]

@@ -37,20 +37,22 @@ from meshproxy.transport.mesh_client import identify_client
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 from tests import wire_0_1
-from tests.processes.test_control_plane import control_command
+from tests.processes.mesh import control_command
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(240)]
 
 CONTROL = f"spiffe://{TRUST_DOMAIN}/ns/meshproxy/sa/control"
 SIDECAR = f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/client"
+WORKLOAD = {"namespace": "tests", "serviceAccount": "client"}
+"""An older sidecar takes all documents, which are for model servers."""
 
 
 def documents(rest: str) -> str:
     return yaml.safe_dump_all(
         [
             document("MeshConfig", {"trustDomain": TRUST_DOMAIN}),
-            document("ModelServer", {"endpoints": [{"rest": rest}]}, "models"),
+            document("ModelServer", {"endpoints": [{"rest": rest}], "workload": WORKLOAD}, "models"),
         ]
     )
 

@@ -1,8 +1,10 @@
-"""Certificates rotate under load: no request is lost, no child process is started, whatever the documents say."""
+"""Certificates rotate under load: no request is lost, no child process is started, no token or decision is forgotten,
+whatever the documents say."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -14,13 +16,15 @@ import pytest
 
 from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
 from meshproxy.devtools.clients import SERVER_NAME, RestClient, tls_context
+from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.devtools.local_mesh import TRUST_DOMAIN, LocalSidecar, local_replica, read_series
-from tests.processes.calls import Load
+from tests.processes.calls import PATH, Load
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
 
 ID = f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/server"
+ISSUER = DevelopmentIssuer(algorithm="ES256")
 
 
 @asynccontextmanager
@@ -32,7 +36,10 @@ async def sidecar(tmp_path: Path, **spec: Any) -> AsyncIterator[LocalSidecar]:
     (directory / "identity").mkdir()
     first = DevelopmentCA.create(TRUST_DOMAIN)
     mount(directory, "..0", first, first.issue(ID))
-    async with local_replica(directory, sidecar={"identity": {"files": files}, **spec}) as running:
+    (directory / "jwks.json").write_text(json.dumps(ISSUER.jwks()))
+    issuer = {"name": "corp", "issuer": ISSUER.issuer, "keys": {"file": "jwks.json"}, "audiences": ["models"]}
+    settings = {"identity": {"files": files}, **spec}
+    async with local_replica(directory, mesh={"issuers": [issuer]}, sidecar=settings) as running:
         # Its callers are of another authority than the certificate that it began with.
         mount(directory, "..1", running.mesh.ca, issue(running))
         await rotated(running, processes(spec))
@@ -96,10 +103,21 @@ def load_on(running: LocalSidecar) -> Load:
     return Load(running.inbound, running.client, rest=[True, False] * 3, grpc=[True, False] * 2)
 
 
-async def test_no_request_is_lost_and_no_child_is_started(tmp_path: Path) -> None:
+async def misses_with(token: str, running: LocalSidecar) -> dict[str, float]:
+    """What caches have missed so far, a call with the token included."""
+    async with RestClient(running.inbound, running.client, token) as client:
+        assert (await client.call("POST", PATH, {"instances": [2.0]})).status == "200"
+    page = await running.metrics()
+    return {cache: page[f'meshproxy_cache_misses_total{{cache="{cache}"}}'] for cache in ("tokens", "decisions")}
+
+
+async def test_no_request_is_lost_and_nothing_is_forgotten(tmp_path: Path) -> None:
     async with sidecar(tmp_path) as running:
         load = load_on(running)
         await load.more(100)
+        token = ISSUER.token("alice")
+        misses = await misses_with(token, running)
+        assert misses["tokens"] == 1
         faults = faults_of_children(running.child.pid)
 
         for number in (2, 3):
@@ -108,6 +126,7 @@ async def test_no_request_is_lost_and_no_child_is_started(tmp_path: Path) -> Non
             await rotated(running, number)
             assert await shown(running) == issued.der
             await load.more(100)
+            assert await misses_with(token, running) == misses
 
         # A pair that does not fit changes nothing.
         wrong = IssuedCertificate(issue(running).certificate_pem, issue(running).key_pem)
@@ -126,6 +145,7 @@ async def test_no_request_is_lost_and_no_child_is_started(tmp_path: Path) -> Non
         running.path.write_text(running.path.read_text() + "---\nkind: Nothing\n")
         await until(lambda: running.said("configuration rejected; keeping the previous one"))
         assert faults_of_children(running.child.pid) > faults
+        assert await misses_with(token, running) == misses
         issued = issue(running)
         mount(running.mesh.directory, "..5", running.mesh.ca, issued)
         await rotated(running, 4)

@@ -12,11 +12,11 @@ from lightkube import AsyncClient
 
 from meshproxy.control.cluster import connect
 from meshproxy.devtools.clients import RestClient
-from meshproxy.devtools.local_mesh import CLIENT, TRUST_DOMAIN, Document, LocalMesh, LocalSidecar, document, local_mesh
+from meshproxy.devtools.local_mesh import TRUST_DOMAIN, Document, LocalMesh, LocalSidecar, document, local_mesh
 from tests.control.fake_api_server import FakeApiServer
 from tests.control.watching_services import a_slice
 from tests.processes.calls import PATH
-from tests.processes.test_control_plane import Mesh, control_command
+from tests.processes.mesh import Mesh, control_command
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
@@ -65,21 +65,9 @@ async def control_plane(local: LocalMesh, service: Document, kubeconfig: Path) -
     return Mesh(local, await local.start("the control plane", *command, *more))
 
 
-async def sidecar_of(it: Mesh, **more: object) -> LocalSidecar:
-    """The sidecar of an application that calls that Service."""
-    spec = {
-        "controlPlane": it.settings("application", CLIENT, documents=True),
-        "outbound": {"listen": "127.0.0.1:0", "server": "models"},
-        "admin": {"listen": "127.0.0.1:0"},
-        "accessLog": "off",
-        **more,
-    }
-    return await it.local.sidecar("the sidecar", [document("Sidecar", spec, "application")])
-
-
 async def sidecar_of_a_service(local: LocalMesh, service: Document, kubeconfig: Path) -> LocalSidecar:
-    """With its control plane."""
-    return await sidecar_of(await control_plane(local, service, kubeconfig))
+    """The sidecar of an application that calls that Service, with its control plane."""
+    return await (await control_plane(local, service, kubeconfig)).start_application()
 
 
 async def test_calls_follow_the_endpoints_of_a_service(tmp_path: Path, cluster: Cluster) -> None:
@@ -87,7 +75,7 @@ async def test_calls_follow_the_endpoints_of_a_service(tmp_path: Path, cluster: 
         it = await control_plane(local, {"namespace": NAMESPACE, "name": "resnet"}, cluster.kubeconfig)
         first, second = await local.model_server(), await local.model_server()
         await cluster.serve_at(str(first.listening["rest"]))
-        sidecar = await sidecar_of(it, workers=2)
+        sidecar = await it.start_application(workers=2)
         async with RestClient(str(it.control.listening["web"]), None) as web:
             shown = (await web.call("GET", "/endpoints")).body[f"{NAMESPACE}/resnet"]
         assert (shown["sidecars"], len(shown["endpoints"])) == (1, 1)
