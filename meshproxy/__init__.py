@@ -14,10 +14,15 @@ A **transport** hands bytes to a **codec**; the request's head meets **identity*
     routing/     routes, compiled once: split, retries, rate limits, concurrency, faults, mirrors
     upstream/    model servers: discovery, health, circuit breakers, load balancing and connection pools
     proxy/       the pipeline of a request. READ `proxy/pipeline.py` FIRST
+    audit/       the audit trail as a text: its lines, their chain, whether it is as it was written. Pure
     telemetry/   records of completed exchanges: metrics, access log, audit trail; trace context
+    rollout/     whether a new version is as good as the stable one: windows, sequential tests, the judge. Pure
+    view/        what the reports of all sidecars come to: who calls which model, and how it is. Pure
     injection/   how a pod of Kubernetes gets its sidecar. Pure: from a pod to a patch
+    migration/   documents of Istio and Flagger, translated. Pure
     monitoring/   alert rules and Grafana boards, generated into deploy/. Pure
     installation/ what a mesh needs in a cluster, as objects of Kubernetes. Pure
+    web/         the page of the mesh: routes, login, what each role may see. It only reads
     control/     the control plane: issues the identities of sidecars. `control_api.py` is what the two say
     sidecar/     the process: assembly of both directions, reload, drain, workers; the admin port
     devtools/    the environment of the demo and the tests: model server, issuer, development CA, load generator
