@@ -122,7 +122,7 @@ test: $(VENV)/.dev
 NOT_MEASURED := tests/processes tests/test_import_budget.py tests/test_request_budget.py
 coverage: $(VENV)/.dev
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(PYTEST_ARGS) --timeout 300 $(addprefix --ignore=,$(NOT_MEASURED))
+	$(BIN)/coverage run -m pytest $(PYTEST_ARGS) $(addprefix --ignore=,$(NOT_MEASURED))
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

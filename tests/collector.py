@@ -45,7 +45,7 @@ class Collector:
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until `condition` holds: looked at when a request has come and when it is answered. Raises
         TimeoutError."""
-        async with asyncio.timeout(20), self._changed:
+        async with asyncio.timeout(60), self._changed:
             await self._changed.wait_for(condition)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:

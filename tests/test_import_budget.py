@@ -216,7 +216,7 @@ async def test_a_control_plane_costs_its_client_and_nothing_else(tmp_path: Path)
     )
     try:
         assert sidecar.stderr is not None
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while json.loads(await sidecar.stderr.readline())["event"] != "listening":
                 continue
         await world.settled(**{"in-sync": 1})

@@ -56,7 +56,7 @@ class Child:
         self._reader = asyncio.ensure_future(self._read())
 
     @classmethod
-    async def start(cls, name: str, *arguments: str, directory: Path, timeout: float = 30.0) -> Child:
+    async def start(cls, name: str, *arguments: str, directory: Path, timeout: float = 120.0) -> Child:
         """Starts a process in a folder and waits until it listens. Raises ChildFailed if it does not in time."""
         process = await asyncio.create_subprocess_exec(
             *arguments,
@@ -103,7 +103,7 @@ class Child:
         await self._reader
         return code
 
-    async def stop(self, timeout: float = 30.0) -> int:
+    async def stop(self, timeout: float = 60.0) -> int:
         """Sends SIGTERM and, after `timeout` seconds, SIGKILL; returns the exit code."""
         self.signal(signal.SIGTERM)
         try:
@@ -154,8 +154,18 @@ def _json_object(text: str) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
+_reserved: list[socket.socket] = []
+"""One for each port that `free_port` has told."""
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody has now: for a process whose port others must know before it listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A TCP port of 127.0.0.1 on which nobody listens: for a process whose port others must know before it listens.
+
+    It stays reserved until this process ends: the system gives it to nobody who asks for any port, and a connection to
+    it is refused. Who asks for it by its number gets it, with SO_REUSEADDR, which servers set.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    _reserved.append(holder)
+    return int(holder.getsockname()[1])

@@ -32,8 +32,12 @@ EVERY_VERB = (
     *("reload", "metrics", "profile", "reflect", "unlisted"),
 )
 COUNTED = ":tensorflow:serving:request_count{"
-RELOAD_SECONDS = 10.0
-"""How long a sidecar may take to accept or refuse new documents."""
+RELOAD_SECONDS = 60.0
+"""How long a sidecar may take to accept or refuse new documents, on a machine of which it has a twentieth."""
+
+CONNECT_TIMEOUT = "10s"
+"""Of a sidecar to another one, TLS handshake and all: a busy machine may let one of them wait for longer than the
+default of a second, and a call that is tried again for that is another call than a test has in mind."""
 
 Document = dict[str, Any]
 
@@ -363,8 +367,9 @@ class LocalMesh:
 
 
 def server_of(replicas: Sequence[Replica], name: str = "models", **more: object) -> Document:
-    """A ModelServer that has these replicas as its endpoints."""
-    spec: Document = {"endpoints": [replica.endpoint for replica in replicas], **more}
+    """A ModelServer that has these replicas as its endpoints. `more`: for its spec."""
+    endpoints = [replica.endpoint for replica in replicas]
+    spec: Document = {"endpoints": endpoints, "connectTimeout": CONNECT_TIMEOUT, **more}
     if any(replica.sidecar is not None for replica in replicas):
         spec["workload"] = _workload(SERVER)
     return document("ModelServer", spec, name)

@@ -37,7 +37,6 @@ def until(lines: Iterator[str], pattern: str) -> re.Match[str]:
     raise AssertionError(f"no line with {pattern}")
 
 
-@pytest.mark.timeout(90)
 def test_documents_are_edited_while_it_runs(tmp_path: Path) -> None:
     folder = tmp_path / "mesh"
     arguments = [sys.executable, "-m", "meshproxy.cli.dev", "up", "--folder", str(folder)]

@@ -123,7 +123,7 @@ async def test_whoever_is_cancelled_leaves_no_child_behind(
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", remember)
     loading = asyncio.ensure_future(load_in_child([str(good)]))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (started_processes and started.exists()):
             await asyncio.sleep(0.01)
     loading.cancel()

@@ -87,7 +87,7 @@ async def test_it_looks_by_itself_until_it_is_stopped(tmp_path: Path, monkeypatc
 
     watch = FileWatch(files)
     watch.start(lambda: pytest.fail("nothing has changed"))
-    await asyncio.wait_for(looked.wait(), 10)
+    await asyncio.wait_for(looked.wait(), 60)
     watch.stop()
     assert watch._timer is None
     watch.stop()

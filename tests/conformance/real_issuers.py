@@ -151,7 +151,7 @@ class OidcProvider:
         self._child.on_line = lambda line: rotated.set() if line == "rotated" else None
         write_keys(self._file, keys)
         self._child.signal(signal.SIGHUP)
-        await asyncio.wait_for(rotated.wait(), 10)
+        await asyncio.wait_for(rotated.wait(), 60)
 
 
 def write_keys(file: Path, keys: Sequence[SigningKey]) -> None:

@@ -16,7 +16,7 @@ from tests.conformance.otel_collector import otel_collector
 from tests.processes.calls import PATH
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_scope="function"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_scope="function")]
 
 COMMAND = (sys.executable, "-c", "from meshproxy.cli.main import main; main()", "audit")
 OTHER = "/v1/models/other:predict"

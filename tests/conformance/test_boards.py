@@ -24,7 +24,7 @@ from tests.conformance.board_mesh import MODEL, board_mesh
 from tests.conformance.board_picture import draw
 from tests.conformance.scraping import Prometheus, running_prometheus
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
 
 PICTURES = os.environ.get("BOARD_PICTURES", "")
 SECONDS = 20.0 if PICTURES else 5.0

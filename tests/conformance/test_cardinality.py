@@ -21,7 +21,7 @@ from meshproxy.telemetry.metrics import MAX_LINES
 from meshproxy.telemetry.model_labels import MAX_SERVED_MODELS
 from tests.processes.calls import PREDICT
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(580)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1160)]
 
 REQUESTS = 100_000
 CONNECTIONS = 16

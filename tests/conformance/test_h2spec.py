@@ -40,14 +40,12 @@ async def run_h2spec(running: LocalSidecar, report: Path, *options: str) -> dict
     return outcomes
 
 
-@pytest.mark.timeout(300)
 async def test_every_case_in_plain_text(plain: LocalSidecar, tmp_path: Path) -> None:
     outcomes = await run_h2spec(plain, tmp_path / "report.xml")
     assert {title: problem for title, problem in outcomes.items() if problem} == {}
     assert len(outcomes) == CASES
 
 
-@pytest.mark.timeout(300)
 async def test_every_case_over_tls(permissive: LocalSidecar, tmp_path: Path) -> None:
     outcomes = await run_h2spec(permissive, tmp_path / "report.xml", "-t", "-k")
     assert {title: problem for title, problem in outcomes.items() if problem} == {}

@@ -12,7 +12,7 @@ from meshproxy.devtools.child import Child
 from meshproxy.devtools.local_mesh import CLIENT, LocalSidecar, document, environment, local_sidecar
 from tests.conformance.real_issuers import Keycloak, Load, answer_to
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(800)]
 
 MAPPERS = "openid-connect"
 AUDIENCE = {

@@ -19,7 +19,7 @@ from meshproxy.devtools.local_mesh import CLIENT, LocalSidecar, document, enviro
 from tests.conformance.real_issuers import BODY, KEYS, PREDICT, Load, OidcProvider, answer_to
 from tests.conformance.token_attacks import bad_tokens, good_tokens
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session")]
 
 
 @pytest.fixture(scope="module")

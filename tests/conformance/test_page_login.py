@@ -28,7 +28,7 @@ from tests.conformance.test_keycloak import user
 from tests.web.logins import ROLES
 from tests.web.meshes import application
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(800)]
 
 SECRET = "s3cret:% +/&"
 VIEWER = ROLES[0]

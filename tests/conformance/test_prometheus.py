@@ -30,7 +30,7 @@ from tests.conformance.scraping import (
 from tests.processes.calls import PATH, PREDICT, REQUEST
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 PROCESSES = ("inbound", "outbound", "supervisor", "worker", "control")
 IDS = ("trace_id", "span_id")

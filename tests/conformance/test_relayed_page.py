@@ -13,7 +13,7 @@ from meshproxy.devtools.local_mesh import document, local_mesh
 from tests.conformance.scraping import OPENMETRICS, RELEASES, TEXT, fetch, promtool, running_prometheus
 from tests.processes.calls import PATH, PREDICT, REQUEST
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 CALLS = 3
 

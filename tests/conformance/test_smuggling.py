@@ -63,7 +63,7 @@ async def exchange(running: LocalSidecar, data: bytes, answers: int | None = Non
     reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
     received = b""
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             writer.write(data)
             while (answers is None or received.count(b"\r\n\r\n{}") < answers) and (piece := await reader.read(65536)):
                 received += piece

@@ -131,7 +131,7 @@ async def test_the_control_plane_has_its_client_of_kubernetes(engine: Engine, tm
     )
     try:
         kinds = {"secrets", "leases", "modelroles"}
-        await until(lambda: kinds <= {part for each in server.requests for part in each.path.split("/")}, 60)
+        await until(lambda: kinds <= {part for each in server.requests for part in each.path.split("/")})
         await until(lambda: {"root"} <= {name for _, _, name in server.objects})
     finally:
         running.terminate()

@@ -55,7 +55,7 @@ async def test_they_are_given_back_while_connections_come(monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "PERIOD", 0.0)
     monkeypatch.setattr(module, "give_back", lambda: loop.call_soon_threadsafe(given.release))
     pages = FreePages()
-    async with asyncio.timeout(10), running(pages.follow()):
+    async with asyncio.timeout(60), running(pages.follow()):
         for _ in range(3):
             pages.used()
             pages.used()
@@ -69,6 +69,6 @@ async def test_and_now_and_then_while_nobody_comes(monkeypatch: pytest.MonkeyPat
     loop, given = asyncio.get_running_loop(), asyncio.Semaphore(0)
     monkeypatch.setattr(module, "QUIET_PERIOD", 0.001)
     monkeypatch.setattr(module, "give_back", lambda: loop.call_soon_threadsafe(given.release))
-    async with asyncio.timeout(10), running(FreePages().follow()):
+    async with asyncio.timeout(60), running(FreePages().follow()):
         for _ in range(3):
             await given.acquire()

@@ -75,6 +75,6 @@ async def test_it_is_looked_at_without_being_asked(store: FolderStore, monkeypat
     current.changed = seen.put_nowait
     following = asyncio.create_task(current.follow())
     Rotator(store, FolderLeaves(store.folder), lambda: NOW).forward()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert await seen.get() is current()
     following.cancel()

@@ -94,7 +94,7 @@ class FakeCall:
         self.wake()
 
     async def given(self) -> DocumentSet:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             return await self.sent.get()
 
 
@@ -147,7 +147,7 @@ async def test_what_an_identity_may_not_have_is_refused(world: World) -> None:
         async with world.watching(call) as task:
             call.say(scope)
             with pytest.raises(CallFailed, match="no ModelServer names it") as refused:
-                await asyncio.wait_for(task, 5)
+                await asyncio.wait_for(task, 60)
         assert refused.value.status is GrpcStatus.PERMISSION_DENIED
         assert call.sent.empty()
     assert (world.service.refused, world.service.watchers) == (2, {})
@@ -165,7 +165,7 @@ async def test_what_it_may_not_have_any_more_is_not_sent(world: World) -> None:
         await call.given()
         await world.change(SERVER.replace("namespace: a", "namespace: elsewhere"))
         with pytest.raises(CallFailed, match="no ModelServer names it"):
-            await asyncio.wait_for(task, 5)
+            await asyncio.wait_for(task, 60)
     assert call.sent.empty()
 
 
@@ -335,7 +335,7 @@ async def test_a_stream_ends_with_its_certificate(world: World) -> None:
     async with world.watching(call) as task:
         call.say()
         with pytest.raises(CallFailed, match="has expired") as caught:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await task
     assert caught.value.status is GrpcStatus.UNAVAILABLE
     assert world.service.watchers == {}
@@ -347,7 +347,7 @@ async def test_a_sidecar_that_leaves(world: World) -> None:
         call.say()
         await call.given()
         call.leave()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await task
     assert world.service.watchers == {}
     assert world.counts()["gone"] == 0

@@ -103,7 +103,7 @@ async def test_it_ends_when_the_control_plane_stops() -> None:
     async with serving(world) as session, session.get("/tap") as answer:
         await answer.content.readline()
         world.service.stop()
-        await asyncio.wait_for(answer.read(), 5)
+        await asyncio.wait_for(answer.read(), 60)
     assert taps(world) == 0
 
 

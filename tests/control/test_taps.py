@@ -129,7 +129,7 @@ async def test_the_end_of_a_tap_ends_what_sidecars_show(world: World) -> None:
         await settled()
         assert not task.done()
         world.service.close(tap)
-        await asyncio.wait_for(asyncio.shield(task), 5)
+        await asyncio.wait_for(asyncio.shield(task), 60)
     late = FakeCall(workload())
     async with world.showing(late) as task:
         say(late, tap, {"model": "m"})
@@ -253,6 +253,6 @@ async def test_a_control_plane_that_stops_ends_all(world: World) -> None:
         say(call, taps[0])
         await settled()
         world.service.stop()
-        await asyncio.wait_for(asyncio.shield(task), 5)
+        await asyncio.wait_for(asyncio.shield(task), 60)
     assert all(tap.is_closed and tap.woken.is_set() for tap in taps)
     assert dict(world.service.count_taps()) == {(): 0}

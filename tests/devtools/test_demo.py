@@ -63,7 +63,6 @@ def test_the_excerpt_leaves_out_what_does_not_apply() -> None:
 
 
 @pytest.mark.asyncio(loop_factories=["uvloop"])
-@pytest.mark.timeout(120)
 async def test_every_call_comes_out_as_it_must(tmp_path: Path) -> None:
     """The whole demo, measuring little."""
     async with demo_mesh(tmp_path, demo.MODELS, demo.CLIENTS) as mesh:

@@ -59,7 +59,6 @@ async def test_a_certificate_that_is_not_renewed_is_told(monkeypatch: pytest.Mon
 
 
 @pytest.mark.asyncio(loop_factories=["uvloop"])
-@pytest.mark.timeout(120)
 async def test_the_scenes_come_out_as_they_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that need not wait for a certificate: a drill sees one rotate."""
     async with local_mesh(tmp_path / "mesh", TRUST_DOMAIN, server=SERVER, client=APPLICATION) as local:

@@ -77,7 +77,6 @@ def test_a_run_with_a_fault_says_which() -> None:
 
 
 @pytest.mark.asyncio(loop_factories=["uvloop"])
-@pytest.mark.timeout(120)
 async def test_every_scene_comes_out_as_it_must(tmp_path: Path) -> None:
     """The whole second part, with fewer calls."""
     async with demo_mesh(tmp_path, demo.MODELS, demo.CLIENTS) as mesh:

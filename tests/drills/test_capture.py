@@ -24,7 +24,7 @@ from meshproxy.devtools.models import predict_request
 from meshproxy.devtools.network_namespaces import run
 from tests.drills.conftest import MODELS
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 MODELS_6, APPLICATION_6 = "fd77::2", "fd77::1"
 CLIENT = 1000
@@ -72,7 +72,7 @@ async def dial(host: str, port: int, user: int) -> socket.socket:
         os.seteuid(0)
     sock.setblocking(False)
     try:
-        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, (host, port)), 5.0)
+        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, (host, port)), 60)
     except BaseException:
         sock.close()
         raise

@@ -19,7 +19,7 @@ from tests.processes.calls import Load
 from tests.processes.mesh import Mesh
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 LIFETIME = "30s"
 """A third of it is for the control plane to start again, which takes seconds on a busy machine."""
@@ -104,7 +104,7 @@ async def test_killed_between_request_and_answer(tmp_path: Path, moment: str) ->
             it.address = relay.address
             await it.start_sidecars()
             load = Load(it.application.outbound, None, rest=[True] * 2, grpc=[True] * 2)
-            await until(lambda: it.rotations() >= 1, 90)
+            await until(lambda: it.rotations() >= 1)
             await load.more(20)
 
             def issued() -> int:
@@ -113,18 +113,18 @@ async def test_killed_between_request_and_answer(tmp_path: Path, moment: str) ->
             before = issued()
             relay.hold()
             if moment == "after it has signed":
-                await until(lambda: issued() > before, 60)
+                await until(lambda: issued() > before)
             else:
                 it.control.signal(signal.SIGSTOP)
                 await asyncio.wait_for(relay.connected.wait(), 60)
             await it.control.kill()
             relay.cut()
             sidecars = (it.replica, it.application)
-            await until(lambda: any(each.said(TRYING) for each in sidecars), 60)
+            await until(lambda: any(each.said(TRYING) for each in sidecars))
             await load.more(50)
             await it.restart_control()
             rotations = it.rotations()
-            await until(lambda: it.rotations() > rotations, 90)
+            await until(lambda: it.rotations() > rotations)
             await load.more(50)
             await load.stop()
             failed = 0.0

@@ -14,7 +14,7 @@ from tests.processes.calls import Load
 from tests.processes.mesh import Mesh
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 LIFETIME = "20s"
 KINDS = ("certificate", "key")
@@ -30,7 +30,7 @@ async def mesh_on_a_small_disk(tmp_path: Path, folder: str) -> AsyncIterator[tup
             it = await Mesh.start(local, LIFETIME)
             await it.start_sidecars()
             load = Load(it.application.outbound, None, rest=[True] * 2, grpc=[True] * 2)
-            await until(lambda: it.rotations() >= 1, 90)
+            await until(lambda: it.rotations() >= 1)
             yield disk, it, load
 
 
@@ -39,10 +39,10 @@ async def test_the_sidecars_disk(tmp_path: Path) -> None:
     async with mesh_on_a_small_disk(tmp_path, "replica") as (disk, it, load):
         disk.fill()
         issued = await it.replica.total("meshproxy_identity_issuances_total", 'result="ok"')
-        await until(lambda: len(it.replica.said(TRYING)) >= 2, 60)
+        await until(lambda: len(it.replica.said(TRYING)) >= 2)
         rotations = it.rotations()
         disk.free()
-        await until(lambda: it.rotations() > rotations, 60)
+        await until(lambda: it.rotations() > rotations)
         await load.more(50)
         await load.stop()
         problems = {line["problem"] for line in it.replica.said(TRYING)}
@@ -58,7 +58,7 @@ async def test_the_control_planes_disk(tmp_path: Path) -> None:
     async with mesh_on_a_small_disk(tmp_path, "control") as (disk, it, load):
         disk.fill()
         rotations = it.rotations()
-        await until(lambda: it.rotations() > rotations, 60)
+        await until(lambda: it.rotations() > rotations)
         await load.more(50)
         page = await read_series(str(it.control.listening["web"]), "/metrics")
         failures = {kind: page[f'meshproxy_control_store_failures_total{{record="{kind}"}}'] for kind in KINDS}
@@ -68,9 +68,9 @@ async def test_the_control_planes_disk(tmp_path: Path) -> None:
         assert any("keys that get certificates" in line for line in said)
         assert any("what certificates are out" in line for line in said)
         disk.free()
-        await until(lambda: list((disk.folder / "leaves").iterdir()), 60)
+        await until(lambda: list((disk.folder / "leaves").iterdir()))
         rotations = it.rotations()
-        await until(lambda: it.rotations() > rotations, 60)
+        await until(lambda: it.rotations() > rotations)
         await load.stop()
         print(f"{load.answered} calls, 0 failed")
         assert it.replica.said(TRYING) == it.application.said(TRYING) == []

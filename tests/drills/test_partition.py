@@ -22,7 +22,7 @@ from meshproxy.devtools.local_mesh import LocalSidecar, document, local_mesh, se
 from meshproxy.devtools.models import predict_request
 from tests.drills.conftest import MODELS
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 REQUEST = predict_request("half_plus_two", [1.0]).SerializeToString()
 CUT = 10.0
@@ -82,7 +82,7 @@ class Application:
 async def test_calls_fail_fast_while_the_link_is_cut_and_go_well_soon_after(hosts: Any, tmp_path: Path) -> None:
     async with local_mesh(tmp_path / "mesh") as mesh:
         replica = await mesh.replica(listen=f"{MODELS}:0", prefix=hosts.models)
-        sidecar = await mesh.application([server_of([replica], health={"check": "answer"})])
+        sidecar = await mesh.application([server_of([replica], health={"check": "answer"}, connectTimeout="1s")])
         application = Application(DEADLINE)
         connection = await application.connect(sidecar, 100)
 

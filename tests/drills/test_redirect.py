@@ -17,7 +17,7 @@ from meshproxy.devtools.local_mesh import local_mesh, server_of
 from meshproxy.devtools.models import predict_request
 from tests.drills.conftest import MODELS
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 SO_MARK = 36
 """socket(7); Python has no name for it before 3.13."""

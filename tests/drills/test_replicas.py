@@ -14,7 +14,7 @@ from meshproxy.devtools.local_mesh import Document, LocalMesh, LocalSidecar, Rep
 from tests.processes.calls import REQUEST
 from tests.processes.replicas import CHECKED, after, all_away, both
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 
 async def trio(mesh: LocalMesh, *arguments: str) -> list[Replica]:
@@ -24,7 +24,7 @@ async def trio(mesh: LocalMesh, *arguments: str) -> list[Replica]:
 
 async def until_unhealthy(application: LocalSidecar) -> None:
     """One endpoint is known to be unhealthy, by its breaker or by its checks."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await application.total("meshproxy_endpoints", 'state="unhealthy"') != 1:
             await asyncio.sleep(0.02)
 

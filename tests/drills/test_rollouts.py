@@ -18,7 +18,7 @@ from tests.processes.calls import Load
 from tests.processes.rollouts import MISSING, RolloutMesh
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 LOST = 7 + 8
 """Calls that a failing candidate may cost: seven in a row are enough, and each of eight callers may be waiting."""

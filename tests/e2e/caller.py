@@ -27,7 +27,7 @@ async def wait_for_sidecar() -> None:
         async def is_ready() -> bool:
             return (await admin.call("GET", "/readyz")).status == "200"
 
-        await until(is_ready, 60)
+        await until(is_ready)
 
 
 async def call_until_stopped() -> None:

@@ -26,11 +26,10 @@ CRDS = Path(__file__).parents[2] / "deploy" / "kubernetes" / "crds.yaml"
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The files whose tests are given most time begin first, then those with most tests: none is left for the end that
     goes on when all other workers are done."""
-    default = float(config.getini("timeout"))
     longest: dict[Path, float] = {}
     for item in items:
         mark = item.get_closest_marker("timeout")
-        longest[item.path] = max(longest.get(item.path, 0.0), mark.args[0] if mark is not None else default)
+        longest[item.path] = max(longest.get(item.path, 0.0), mark.args[0] if mark is not None else 0.0)
     counts = Counter(item.path for item in items)
     items.sort(key=lambda item: (-longest[item.path], -counts[item.path], item.path))
 

@@ -38,7 +38,7 @@ from tests.injection.pods import BEFORE_SIDECARS, SETTINGS, apply_patch, injecte
 from tests.injection.pods import RESTRICTED as RESTRICTED_CONTAINER
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(240)]
 
 POD_SECURITY = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted"}
@@ -145,7 +145,7 @@ async def webhook(client: AsyncClient) -> AsyncIterator[tuple[Webhook, Authority
     await webhook.close()
     # The API server keeps its connection; over TLS it is closed once both have said so, or after 30 s (asyncio's
     # ssl_shutdown_timeout).
-    await until(lambda: not is_connected(port), 60)
+    await until(lambda: not is_connected(port))
 
 
 async def enable(namespace: TestNamespace) -> None:
@@ -242,7 +242,7 @@ async def test_a_pod_asks_for_itself_and_workloads_make_theirs(
             owner.kind for each in found if each.metadata is not None for owner in each.metadata.ownerReferences or ()
         )
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await owners() != ["Job", "ReplicaSet", "ReplicaSet"]:
             await asyncio.sleep(0.1)
 
@@ -268,7 +268,7 @@ async def outcome(server: Server, content: Any) -> str:
 
 async def until_outcome(server: Server, content: Any, part: str) -> None:
     """Wait until the API server says this of a pod: policies count a moment after they were made."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while part not in await outcome(server, content):
             await asyncio.sleep(0.1)
 

@@ -42,7 +42,7 @@ from tests.processes.waiting import until
 
 pytestmark = [
     pytest.mark.usefixtures("controllers", "installed"),
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(480),
 ]
 
 NAMESPACE = "meshproxy"
@@ -102,7 +102,7 @@ async def test_the_pods_pass_the_restricted_level(client: AsyncClient) -> None:
     async def are_there() -> bool:
         return len(await names()) == 2
 
-    await until(are_there, 60)
+    await until(are_there)
 
 
 def as_installed(folder: Path, kubeconfig: Path) -> AbstractContextManager[Plane]:
@@ -132,25 +132,25 @@ async def test_the_control_plane_needs_no_other_right(
             bundles = {webhook.clientConfig.caBundle for webhook in found.webhooks or ()}
             return bundles == {(secret.data or {})["ca.crt"]}
 
-        await until(is_written, 60)
+        await until(is_written)
 
         async def is_accepted() -> bool:
             shown = cluster.kubectl("get", "modelservers,meshconfigs", "-n", NAMESPACE, "-o", "json")
             statuses = [each.get("status", {}).get("conditions", []) for each in json.loads(shown)["items"]]
             return all([each["status"] for each in conditions] == ["True"] for conditions in statuses)
 
-        await until(is_accepted, 60)
+        await until(is_accepted)
         service = {"service": {"namespace": NAMESPACE, "name": NAME, "grpc": "control"}}
         server = {"apiVersion": API_VERSION, "kind": "ModelServer", "metadata": {"name": "far"}, "spec": service}
         cluster.kubectl(*APPLY, "--namespace", NAMESPACE, "-f", "-", stdin=json.dumps(server))
-        await until(lambda: first.said("listening"), 60)
+        await until(lambda: first.said("listening"))
         (listening,) = first.said("listening")
         async with RestClient(listening["web"], None) as page:
 
             async def is_known() -> bool:
                 return NAME in json.dumps((await page.call("GET", "/endpoints")).body)
 
-            await until(is_known, 60)
+            await until(is_known)
         await join(listening["control"], client, namespace, tmp_path)
         # Applied again it leaves alone what the control plane has written.
         before = await client.get(MutatingWebhookConfiguration, "meshproxy-injector")
@@ -180,7 +180,7 @@ async def join(control: str, client: AsyncClient, namespace: TestNamespace, fold
     )
     channel = ControlChannel(settings)
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await Enrollment(settings, channel).join()
     finally:
         channel.stop()

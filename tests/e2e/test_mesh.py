@@ -16,7 +16,7 @@ from tests.processes.calls import PATH
 from tests.processes.mesh import Mesh, control_command
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(480)]
 
 
 def cluster_mesh(namespace: TestNamespace, kubeconfig: Path | None = None) -> type[Mesh]:
@@ -57,17 +57,17 @@ async def test_kubectl_decides_about_the_next_call(mesh: Mesh, namespace: TestNa
         for _ in range(3):
             namespace.cluster.kubectl(*delete)
             began = time.monotonic()
-            await until(lambda: is_("403"), 60)
+            await until(lambda: is_("403"))
             print(f"{(time.monotonic() - began) * 1e3:.0f} ms from kubectl's end to the first call that is refused")
             apply(namespace, binding)
-            await until(lambda: is_("200"), 60)
+            await until(lambda: is_("200"))
         # What nobody could use is held back, alone.
         apply(namespace, {**binding, "metadata": {"name": "dangling"}, "spec": {**binding["spec"], "role": "nobody"}})
-        await until(lambda: mesh.count("documents_in_sync", 0.0), 60)
+        await until(lambda: mesh.count("documents_in_sync", 0.0))
         namespace.cluster.kubectl(*delete)
-        await until(lambda: is_("403"), 60)
+        await until(lambda: is_("403"))
         apply(namespace, binding)
-        await until(lambda: is_("200"), 60)
+        await until(lambda: is_("200"))
 
 
 def is_away(mesh: Mesh) -> bool:
@@ -96,6 +96,6 @@ async def test_nothing_happens_while_the_api_server_is_away(mesh: Mesh, namespac
             assert await status() == "200"
         finally:
             namespace.cluster.start_apiserver()
-        await until(lambda: mesh.count("documents_in_sync", 1.0), 60)
-        await until(lambda: mesh.count('sidecars{state="in-sync"}', 2.0), 60)
+        await until(lambda: mesh.count("documents_in_sync", 1.0))
+        await until(lambda: mesh.count('sidecars{state="in-sync"}', 2.0))
         assert await status() == "200"

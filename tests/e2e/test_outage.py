@@ -41,7 +41,7 @@ RENEWED = LIFETIME * 0.7
 
 pytestmark = [
     pytest.mark.usefixtures("kinds"),
-    pytest.mark.timeout(OUTAGE + 240.0),
+    pytest.mark.timeout(OUTAGE + 600.0),
     pytest.mark.asyncio(loop_factories=["uvloop"]),
 ]
 
@@ -107,7 +107,7 @@ async def test_an_api_server_that_is_away_for_long(namespace: TestNamespace, tmp
         assert rotations >= int(away / RENEWED) - 1
         back = time.monotonic()
         await until(lambda: it.count("documents_in_sync", 1.0), LAST_PAUSE + 30.0)
-        await until(lambda: it.count('sidecars{state="in-sync"}', 2.0), 60)
+        await until(lambda: it.count('sidecars{state="in-sync"}', 2.0))
         known = time.monotonic() - back
         await load.more(50)
         await load.stop()
@@ -124,9 +124,9 @@ async def test_an_api_server_that_is_away_for_long(namespace: TestNamespace, tmp
                 return await status() == expected
 
             namespace.cluster.kubectl("delete", "modelrolebinding", name, f"--namespace={namespace.name}")
-            await until(lambda: is_("403"), 60)
+            await until(lambda: is_("403"))
             apply(namespace, binding)
-            await until(lambda: is_("200"), 60)
+            await until(lambda: is_("200"))
 
         def is_accepted() -> bool:
             shown = namespace.cluster.kubectl(
@@ -135,7 +135,7 @@ async def test_an_api_server_that_is_away_for_long(namespace: TestNamespace, tmp
             conditions = json.loads(shown).get("status", {}).get("conditions", [])
             return [each["status"] for each in conditions] == ["True"]
 
-        await until(is_accepted, 60)
+        await until(is_accepted)
 
         async def is_recorded() -> bool:
             now = time.time()
@@ -143,7 +143,7 @@ async def test_an_api_server_that_is_away_for_long(namespace: TestNamespace, tmp
             holders = {leaf.sidecar for leaf in leaves if not leaf.is_replaced}
             return holders == {"replica", "app"} and not spare.valid(now)
 
-        await until(is_recorded, 60)
+        await until(is_recorded)
     objects.close()
     print(
         f"away for {away:.0f} s, certificates of {LIFETIME:g} s: {load.answered} calls, 0 failed; {rotations} "

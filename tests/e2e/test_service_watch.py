@@ -28,7 +28,7 @@ from tests.mesh.test_services import sidecar_of_a_service
 pytestmark = [
     pytest.mark.usefixtures("controllers"),
     pytest.mark.asyncio(loop_factories=["uvloop"]),  # the control plane runs on no other
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(240),
 ]
 
 ZONE = "topology.kubernetes.io/zone"
@@ -139,7 +139,7 @@ async def test_a_service_that_vanishes_and_comes_back(pods: Pods, watched: Watch
     await pods.start("a", "10.1.0.1")
     await watched.become("resnet", "10.1.0.1")
     await pods.client.delete(Service, "resnet", namespace=pods.namespace)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while watched.hosts("resnet") is not None:
             await asyncio.sleep(0.01)
     assert watched.table.current(service).endpoints.problem.endswith("there is none, or it has no EndpointSlice")
@@ -207,7 +207,7 @@ async def test_how_long_a_change_takes_to_a_sidecar(namespace: TestNamespace, ku
             for number in range(1, CHANGES + 1):
                 began = time.monotonic()
                 await change(f"10.1.0.{number}")
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     while await shown() != [f"10.1.0.{number}:8500"]:
                         await asyncio.sleep(0.002)
                 seconds.append(time.monotonic() - began)

@@ -24,7 +24,7 @@ from tests.processes.waiting import until
 
 LIFETIME = "20s"
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.asyncio(loop_factories=["uvloop"])]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 
 class SharedMesh(Mesh):
@@ -130,7 +130,7 @@ async def test_the_root_is_replaced_under_load(namespace: TestNamespace, tmp_pat
                 text = await said(status)
                 return status.returncode == 3 and "may still sign as before" in text and "\n  control plane " in text
 
-            await until(waits_for_it, 60)
+            await until(waits_for_it)
             refused = await rotate(namespace, "rotate")
             await refused.wait()
             assert refused.returncode == 3
@@ -140,7 +140,7 @@ async def test_the_root_is_replaced_under_load(namespace: TestNamespace, tmp_pat
                 status = await rotate(namespace, "status")
                 return "next, and safe now: the new root signs" in await said(status)
 
-            await until(is_safe, 60)
+            await until(is_safe)
             undone = await rotate(namespace, "rotate", "--undo")
             assert "no rotation is under way" in await said(undone)
             await load.stop()

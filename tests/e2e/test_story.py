@@ -25,7 +25,7 @@ from tests.e2e.quickstart import Reader
 from tests.e2e.standing import MESHPROXY, NODES, ROOT, Standing, standing
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module", loop_factories=["uvloop"]), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module", loop_factories=["uvloop"]), pytest.mark.timeout(800)]
 
 FOLDER = Path(__file__).parent
 INSTALL = ("install", "--image", "registry.example.com/meshproxy:0.1.0", "--trust-domain", "prod.example")
@@ -74,7 +74,7 @@ class Story:
         async def is_alone() -> bool:
             return len(await self.pods()) == int(wanted["spec"]["replicas"])
 
-        await until(is_alone, 60)
+        await until(is_alone)
 
     async def pods(self) -> list[Any]:
         """Those of the model server, also those that are ending."""
@@ -91,7 +91,7 @@ class Story:
             status = (await runner()).get("containerStatuses") or [{}]
             return bool(status[0].get("restartCount") == 1 and status[0]["ready"])
 
-        await until(is_restarted, 60)
+        await until(is_restarted)
         line = f"hello sesame red {(await runner())['podIP']}\n"
         assert self.cluster.log("runner", "runner").count(line) == 2
         await self.kubectl("-n", "plain", "delete", "pod", "runner", "--timeout=30s")
@@ -110,7 +110,7 @@ class Story:
     async def called_on(self, count: int, what: str) -> None:
         """So many further calls are answered, and none has failed."""
         goal = self.called()["answered"] + count
-        await until(lambda: self.called()["answered"] >= goal or self.called()["failed"], 60)
+        await until(lambda: self.called()["answered"] >= goal or self.called()["failed"])
         said = self.called()
         self.tell(f"{what}: {said['answered']} calls were answered")
         assert said["failed"] == 0, said
@@ -151,7 +151,7 @@ async def test_a_mesh_in_a_cluster(cluster: Standing) -> None:
 
     await kubectl("apply", "-f", str(FOLDER / "story-node.yaml"))
     await kubectl("apply", "-f", str(FOLDER / "story-callers.yaml"))
-    await until(lambda: story.called()["answered"], 60)
+    await until(lambda: story.called()["answered"])
     await story.called_on(200, "an application calls")
     metrics = await read_series(f"{pod['status']['podIP']}:18502", "/metrics")
     assert metrics['meshproxy_connections_total{direction="inbound",security="mtls"}'] >= 1

@@ -28,7 +28,7 @@ from tests.processes.waiting import until
 
 pytestmark = [
     pytest.mark.usefixtures("kinds"),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(360),
     pytest.mark.asyncio(loop_factories=["uvloop"]),
 ]
 
@@ -91,7 +91,7 @@ async def test_one_leads_and_writes_and_the_other_takes_over(namespace: TestName
         async def is_told() -> bool:
             return await world.verdict(kind, name) == expected
 
-        await until(is_told, 60)
+        await until(is_told)
 
     with (
         control_plane(tmp_path / "a", namespace, kubeconfig) as a,
@@ -125,9 +125,9 @@ async def test_one_leads_and_writes_and_the_other_takes_over(namespace: TestName
             assert (await world.shown(kind, name))["metadata"]["resourceVersion"] == version
         # One that is stopped hands over: a third one need not wait.
         with control_plane(tmp_path / "c", namespace, kubeconfig) as c:
-            await until(lambda: c.said("listening"), 60)
+            await until(lambda: c.said("listening"))
             other.process.send_signal(signal.SIGTERM)
             await asyncio.to_thread(other.process.wait)
             stopped = time.monotonic()
-            await until(lambda: c.said("leader"), 60)
+            await until(lambda: c.said("leader"))
             assert time.monotonic() - stopped < DURATION - 2 * RETRY

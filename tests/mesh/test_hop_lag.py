@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from meshproxy.devtools.clients import GrpcClient, RestClient
+from meshproxy.devtools.clients import Answer, GrpcClient, RestClient
 from meshproxy.devtools.local_mesh import local_mesh, read_series
 from tests.processes.calls import PATH, PREDICT, REQUEST
 from tests.processes.waiting import until
 from tests.sidecar.test_supervisor import two_free_ports
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 LATENCY = 0.02
 CONNECTIONS = 10
@@ -43,15 +43,22 @@ async def test_where_the_time_of_calls_goes(tmp_path: Path) -> None:
         async def is_known() -> bool:
             return f"meshproxy_hop_lag_seconds{{{LABEL}}}" in await read_series(first, "/metrics")
 
+        slowest = 0.0  # seconds of a call, for its caller
+
+        def took(answer: Answer, status: str) -> None:
+            nonlocal slowest
+            assert answer.status == status
+            slowest = max(slowest, answer.seconds)
+
         async def over_rest() -> None:
             async with RestClient(inbound, mesh.client) as client:
                 for _ in range(CALLS):
-                    assert (await client.call("POST", PATH, {"instances": [1.0]})).status == "200"
+                    took(await client.call("POST", PATH, {"instances": [1.0]}), "200")
 
         async def over_grpc() -> None:
             async with GrpcClient(inbound, mesh.client) as client:
                 for _ in range(CALLS):
-                    assert (await client.call(PREDICT, REQUEST)).status == "OK"
+                    took(await client.call(PREDICT, REQUEST), "OK")
 
         async def call() -> None:
             await asyncio.gather(*(each() for each in (over_rest, over_grpc) for _ in range(CONNECTIONS)))
@@ -65,7 +72,8 @@ async def test_where_the_time_of_calls_goes(tmp_path: Path) -> None:
         shares = {part: page[f'meshproxy_call_time_ratio{{{LABEL},part="{part}"}}'] for part in PARTS}
         assert sum(shares.values()) == pytest.approx(1.0)
         assert all(shares[part] > 0 for part in PARTS[:3])
-        assert 0.3 < shares["model"] < 1
+        # However busy the machine is, the model has its latency of each call, and no call took longer than the slowest.
+        assert 0.9 * LATENCY / slowest < shares["model"] < 1
         assert page[f"meshproxy_hop_lag_alarm{{{LABEL}}}"] == 0
         assert not any(
             series.startswith("meshproxy_hop_lag_seconds") for series in await read_series(second, "/metrics")

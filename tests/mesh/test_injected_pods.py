@@ -28,7 +28,7 @@ from tests.control.pod_tokens import ISSUER, PodTokens
 from tests.injection.pods import element, injected, pod
 from tests.processes.calls import PATH
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 
 class Node:

@@ -21,7 +21,7 @@ from tests.processes.calls import PATH
 from tests.processes.mesh import Mesh, spiffe_id
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 MAIN = "from meshproxy.cli.main import main; main()"
 
@@ -55,7 +55,7 @@ async def test_calls_are_reported_and_none_is_counted_twice(mesh: Mesh) -> None:
         taken = [each.calls for each in (await page(mesh)).calls if each.calls.direction == "inbound"]
         return sum(sum(calls.codes.values()) for calls in taken) >= 20
 
-    await until(arrived, 30.0)
+    await until(arrived)
     found = await page(mesh)
     (row,) = [each for each in found.calls if each.calls.direction == "inbound"]
     assert (row.calls.caller.workload, row.reporter) == (spiffe_id(CLIENT), spiffe_id(SERVER))

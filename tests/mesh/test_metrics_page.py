@@ -9,7 +9,7 @@ import pytest
 from meshproxy.devtools.clients import RestClient
 from meshproxy.devtools.local_mesh import document, environment, local_mesh
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 DEFAULT = "/monitoring/prometheus/metrics"
 PAGE = "# TYPE :tensorflow:serving:request_count counter"

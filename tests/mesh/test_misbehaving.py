@@ -22,7 +22,7 @@ from meshproxy.devtools.load.predict import predict_over_grpc
 from meshproxy.devtools.local_mesh import Document, LocalSidecar, document, local_mesh
 from tests.processes.calls import PREDICT, REQUEST
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 ANSWER = messages.PredictResponse(model_spec={"name": "half_plus_two"}).SerializeToString()
 HEADERS = [(":status", "200"), ("content-type", "application/grpc")]

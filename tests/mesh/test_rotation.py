@@ -21,7 +21,7 @@ from meshproxy.devtools.local_mesh import TRUST_DOMAIN, LocalSidecar, local_repl
 from tests.processes.calls import PATH, Load
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 ID = f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/server"
 ISSUER = DevelopmentIssuer(algorithm="ES256")

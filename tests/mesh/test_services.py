@@ -19,7 +19,7 @@ from tests.processes.calls import PATH
 from tests.processes.mesh import Mesh, control_command
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 NAMESPACE = "models"
 

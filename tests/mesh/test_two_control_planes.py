@@ -20,7 +20,7 @@ from tests.processes.balancer import Balancer
 from tests.processes.mesh import control_command
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 
 def write_documents(local: LocalMesh, rest: str) -> None:

@@ -40,7 +40,7 @@ from tests import wire_0_1
 from tests.processes.mesh import control_command
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 CONTROL = f"spiffe://{TRUST_DOMAIN}/ns/meshproxy/sa/control"
 SIDECAR = f"spiffe://{TRUST_DOMAIN}/ns/tests/sa/client"
@@ -208,7 +208,7 @@ async def say(call: Call, **report: Any) -> None:
 
 
 async def given(call: Call) -> wire_0_1.DocumentSet:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         return msgspec.json.decode(await anext(call), type=wire_0_1.DocumentSet)
 
 

@@ -76,7 +76,7 @@ async def all_away(folder: Path, server: Document, timeout: float) -> Outage:
                 await asyncio.sleep(0.02)
             await mesh.bare(f"--rest-port={ports[0]}", f"--port={ports[1]}")
             back = time.monotonic()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while (await client.call(PREDICT, REQUEST, headers, timeout=timeout)).status != "OK":
                     await asyncio.sleep(0.01)
             return Outage(answers, time.monotonic() - back)

@@ -80,7 +80,7 @@ class RolloutMesh(Mesh):
     async def status(self) -> dict[str, Any]:
         """What the control plane says; waits for one that has just started to know of the rollout."""
         web = self.control.listening["web"]
-        async with asyncio.timeout(30), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(60), aiohttp.ClientSession() as session:
             while True:
                 async with session.get(f"http://{web}/rollouts") as answer:
                     for found in await answer.json(content_type=None):

@@ -20,7 +20,7 @@ from meshproxy.devtools.models import predict_request
 from tests.processes.calls import PATH, PREDICT
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 MESSAGE = predict_request("half_plus_two", [2.0]).SerializeToString()
 ISSUER = DevelopmentIssuer(algorithm="ES256")

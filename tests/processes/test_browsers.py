@@ -12,7 +12,7 @@ import pytest
 
 from meshproxy.devtools.local_mesh import LocalSidecar, document, environment, local_mesh
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 APP = "https://app.example"
 CORS = {"allowOrigins": [APP], "exposeHeaders": ["X-Meshproxy-Refusal", "retry-after"], "maxAge": "10m"}

@@ -13,7 +13,7 @@ from tests.processes.calls import PATH
 from tests.processes.mesh import Mesh, mesh
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 
 async def test_documents_reach_the_sidecars(tmp_path: Path) -> None:
@@ -30,15 +30,15 @@ async def test_documents_reach_the_sidecars(tmp_path: Path) -> None:
 
             assert await status() == "200"
             it.write_documents(permits=False)
-            await until(lambda: _is(status, "403"), 60)
+            await until(lambda: _is(status, "403"))
             it.write_documents(permits=True)
-            await until(lambda: _is(status, "200"), 60)
+            await until(lambda: _is(status, "200"))
             # What no sidecar could use reaches none.
             path = local.directory / "documents/mesh.yaml"
             path.write_text(path.read_text() + "---\nkind: Nothing\n")
-            await until(lambda: it.count("documents_in_sync", 0.0), 60)
+            await until(lambda: it.count("documents_in_sync", 0.0))
             assert await status() == "200"
-            await until(lambda: it.count('sidecars{state="in-sync"}', 2.0), 60)
+            await until(lambda: it.count('sidecars{state="in-sync"}', 2.0))
             async with RestClient(str(it.control.listening["web"]), None) as web:
                 page = (await web.call("GET", "/status")).body
             assert {each["sidecar"] for each in page["sidecars"]} == {"replica", "app"}
@@ -46,7 +46,7 @@ async def test_documents_reach_the_sidecars(tmp_path: Path) -> None:
             assert await status() == "200"
             await it.replica.child.stop()
             await it.local.sidecar("the replica's sidecar again", it.replica.path)
-            await until(lambda: _is(status, "200"), 60)
+            await until(lambda: _is(status, "200"))
 
 
 async def _is(status: Callable[[], Awaitable[str]], expected: str) -> bool:

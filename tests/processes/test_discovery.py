@@ -17,7 +17,7 @@ from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest
 from meshproxy.devtools.local_mesh import document, local_mesh
 from tests.processes.calls import REQUEST
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 
 class NameServer(asyncio.DatagramProtocol):
@@ -75,7 +75,7 @@ async def test_a_name_that_moves_loses_no_call(tmp_path: Path) -> None:
                 await asyncio.sleep(1)
                 heard.append([await first.request_count(), await second.request_count()])
                 await names.move(*addresses)
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     while not await application.total("meshproxy_endpoint_changes_total", f'change="{change}"'):
                         await asyncio.sleep(0.02)
             # For calls that are in flight.

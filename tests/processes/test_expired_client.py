@@ -19,7 +19,7 @@ from meshproxy.codec.role import Role
 from meshproxy.devtools.clients import SERVER_NAME, Certificate, tls_context
 from meshproxy.devtools.local_mesh import CLIENT, TRUST_DOMAIN, LocalSidecar, local_replica
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 STATUS = b"/v1/models/half_plus_two"
 LIFETIME = timedelta(seconds=3)

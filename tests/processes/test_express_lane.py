@@ -20,7 +20,7 @@ from meshproxy.devtools.local_mesh import (
 from meshproxy.upstream.sidecar_pool import CALLS_PER_CONNECTION
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 CALLS = 20
 

@@ -20,7 +20,7 @@ from meshproxy.devtools.local_mesh import CLIENT, LocalSidecar, document, local_
 from tests.processes.calls import PATH, PREDICT, REQUEST
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "metrics.md"
 CONTENT = {"instances": [1.0]}

@@ -18,7 +18,7 @@ from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest
 from meshproxy.devtools.local_mesh import Document, LocalSidecar, document, local_mesh, server_of
 from tests.processes.calls import PATH, REQUEST
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 CONTENT = {"instances": [1.0]}
 
@@ -76,7 +76,7 @@ async def serving(kind: type[Scripted]) -> AsyncIterator[tuple[str, Counter[int]
 
 async def reload_under_load(application: LocalSidecar, documents: list[Document], counts: Counter[int]) -> Counter[int]:
     """Replaces the documents once calls are coming; what the server had counted when they were in force."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while counts.total() < 100:
             await asyncio.sleep(0.01)
     await application.reload(documents)
@@ -169,7 +169,7 @@ async def mirrored(application: LocalSidecar) -> dict[str, float]:
 
 
 async def until_mirrored(application: LocalSidecar, count: int, *labels: str) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await application.total("meshproxy_mirrored_total", *labels) < count:
             await asyncio.sleep(0.02)
 
@@ -226,7 +226,7 @@ async def test_shadows_that_disagree_are_counted(tmp_path: Path) -> None:
         assert sum(found.values()) == 200
         again = server_of([replica], "again")
         await application.reload([server, again, split(0, 1, mirror={"compare": {}, "server": "again"})])
-        async with RestClient(application.outbound, None) as client, asyncio.timeout(30):
+        async with RestClient(application.outbound, None) as client, asyncio.timeout(60):
             while await application.total("meshproxy_mirrored_total", 'result="agrees"') < 1:
                 answer = await client.call("POST", PATH, CONTENT, {"host": "models"})
                 assert (answer.status, answer.body) == ("200", {"predictions": [3.5]})

@@ -23,7 +23,7 @@ from meshproxy.devtools.models import predict_request
 from tests.processes.calls import PREDICT
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 
 def route(*models: str, name: str = "route", **spec: Any) -> Document:

@@ -32,7 +32,7 @@ from tests.processes.calls import PATH, PREDICT, REQUEST
 from tests.processes.test_discovery import name_server
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 CONTENT = {"instances": [1.0]}
 

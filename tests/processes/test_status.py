@@ -16,7 +16,7 @@ from meshproxy.devtools.local_mesh import LocalSidecar, local_mesh, server_of
 from tests.processes.calls import PATH
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 CONTENT = {"instances": [1.0]}
 COMMAND = (sys.executable, "-c", "from meshproxy.cli.main import main; main()", "status")

@@ -23,7 +23,7 @@ from meshproxy.devtools.local_mesh import (
 from tests.processes.calls import PATH, PREDICT, REQUEST
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 CONTENT = {"instances": [1.0]}
 SOCKETS = ("--rest-socket-path", "rest.sock", "--grpc-socket-path", "grpc.sock")

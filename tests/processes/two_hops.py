@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import aiohttp
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from meshproxy.devtools.child import free_port
 from meshproxy.devtools.local_mesh import Document, LocalSidecar, local_mesh, server_of
 
 PARENT = "00f067aa0ba902b7"
@@ -23,10 +23,8 @@ async def two_hops(tmp_path: Path, collector: str, *documents: Document, **keep:
     telemetry: Document = {"telemetry": {"traces": {"endpoint": collector, "ratio": 0, "keep": keep}}}
     async with local_mesh(tmp_path / "mesh") as mesh:
         replica = await mesh.replica(mesh=telemetry)
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            nowhere = f"127.0.0.1:{taken.getsockname()[1]}"
         server = server_of([replica], balancing={"policy": "round-robin"}, health={"enabled": False})
-        server["spec"]["endpoints"].insert(0, {"sidecar": nowhere})
+        server["spec"]["endpoints"].insert(0, {"sidecar": f"127.0.0.1:{free_port()}"})
         yield await mesh.application([server, *documents], mesh=telemetry, outbound={"server": "models"})
 
 

@@ -9,8 +9,12 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+PATIENCE = 120.0
+"""Seconds. It ends what hangs, and says nothing of how fast anything is: what is waited for takes a second on a machine
+that does nothing else, and ten on one with twenty busy processes."""
 
-async def until(condition: Callable[[], Awaitable[object]] | Callable[[], object], seconds: float = 30) -> None:
+
+async def until(condition: Callable[[], Awaitable[object]] | Callable[[], object], seconds: float = PATIENCE) -> None:
     """Waits until a condition holds. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
         while True:

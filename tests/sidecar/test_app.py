@@ -173,7 +173,7 @@ async def connect(
 
 async def until(condition: Callable[[], object]) -> None:
     """What nothing tells of."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -268,7 +268,7 @@ class TestServing:
                 assert b"[-] model server answers\n" in body
                 assert (await it.operate(b"/livez"))[0] == b"200"
                 model.release.set()
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while (await it.operate(b"/readyz"))[0] != b"200":
                         await asyncio.sleep(0.01)
                 assert b"[+] model server answers" in (await it.operate(b"/readyz?verbose"))[1]
@@ -485,7 +485,7 @@ class TestWorkers:
                     assert (await ask(f"127.0.0.1:{ports[0]}", b"/v1/models/m"))[0] == b"200"
                 assert (sidecar.inbound is not None) == has_inbound
                 ours.close()  # the supervisor has exited
-                await asyncio.wait_for(task, 10)
+                await asyncio.wait_for(task, 60)
 
 
 class TestPeers:
@@ -783,7 +783,7 @@ class TestItsEnd:
     async def test_it_is_told_by_the_admin_port_too(self, tmp_path: Path) -> None:
         async with model_server() as model, running(tmp_path, model) as it:
             assert (await it.operate(b"/drain", b"POST"))[0] == b"202"
-            await asyncio.wait_for(asyncio.shield(it.task), 10)
+            await asyncio.wait_for(asyncio.shield(it.task), 60)
 
     @pytest.mark.parametrize("mtls", ["disabled", "permissive"])
     async def test_what_takes_too_long_is_broken_off_and_written_down(
@@ -856,7 +856,7 @@ class TestStarting:
             # A signal that comes before there is a handler for it would end the tests.
             await until(lambda: signal.getsignal(signal.SIGTERM) is not before)
             os.kill(os.getpid(), signal.SIGTERM)
-            await asyncio.wait_for(task, 20)
+            await asyncio.wait_for(task, 60)
 
     @pytest.mark.parametrize("what", ["documents", "identity", "access log"])
     async def test_what_cannot_be_used_is_told_before_anything_listens(self, tmp_path: Path, what: str) -> None:

@@ -44,7 +44,7 @@ async def role(tokens: Tokens, settings: CallerIdentity, token: str, now: float)
     except KeysWanted as wanted:
         done = asyncio.Event()
         tokens.refresh(wanted, done.set)
-        await asyncio.wait_for(done.wait(), 10)
+        await asyncio.wait_for(done.wait(), 60)
     return verifier.verify(authorization, now).iam_role
 
 
@@ -99,7 +99,7 @@ async def test_what_was_read_with_other_settings_is_not_sent(sts: tuple[FakeSts,
         assert verifier is not None
         done = asyncio.Event()
         tokens.refresh(caught.value, done.set)
-        await asyncio.wait_for(done.wait(), 10)
+        await asyncio.wait_for(done.wait(), 60)
         with pytest.raises(KeysWanted):
             verifier.verify(authorization, time.time())
         assert not running.requests

@@ -143,7 +143,7 @@ class TestShared:
         changed = asyncio.Event()
         source.start(changed.set)
         write_documents(tmp_path, expected, NEWEST)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await changed.wait()
         source.applied(expected)
         source.refused(["no"])

@@ -134,7 +134,7 @@ async def test_it_runs_on(corp: DevelopmentIssuer) -> None:
             done.set()
 
     running = asyncio.create_task(KeyRefresher(keys, source, report=report, clock=clock, jitter=lambda: 0.0).run())
-    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.wait_for(done.wait(), 60)
     assert keys.failures == 0
     running.cancel()
     with pytest.raises(asyncio.CancelledError):

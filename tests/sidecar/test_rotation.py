@@ -201,7 +201,7 @@ class TestStarting:
             world.source.leaf = OUTSIDE if attempts < 4 else SECOND
 
         world.source.before_load = count
-        loaded = await asyncio.wait_for(wait_for_identity(documents(), world.open), 10)
+        loaded = await asyncio.wait_for(wait_for_identity(documents(), world.open), 60)
         assert loaded is not None
         assert loaded.credentials == credentials(SECOND)
         assert events(caplog) == ["certificate rejected; the worker waits for a valid one"]
@@ -278,7 +278,7 @@ class TestRotating:
         exchanged = asyncio.Event()
         rotation.on_exchange = lambda identity: exchanged.set()
         world.source.change(SECOND)
-        await asyncio.wait_for(exchanged.wait(), 10)
+        await asyncio.wait_for(exchanged.wait(), 60)
         rotation.stop()
         assert world.source.changed is None
         task.cancel()
@@ -304,10 +304,10 @@ class TestRotating:
 
         world.source.before_load = count
         world.source.change(SECOND)
-        await asyncio.wait_for(rejected.wait(), 10)
+        await asyncio.wait_for(rejected.wait(), 60)
         assert world.in_sync == 0
         monkeypatch.setattr(time, "time", lambda: now)
-        await asyncio.wait_for(exchanged.wait(), 10)
+        await asyncio.wait_for(exchanged.wait(), 60)
         assert world.in_sync == 1
         task.cancel()
 

@@ -73,20 +73,20 @@ class Running:
         return sorted(path.read_text().splitlines()) if path.exists() else []
 
     async def until_said(self, *lines: str) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not set(lines) <= set(self.said):
                 assert not self.task.done(), self.task
                 await asyncio.sleep(0.01)
 
     async def until(self, **states: int) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while {row[0][0]: row[1] for row in self.supervisor._count_states() if row[1]} != states:
                 assert not self.task.done(), self.task
                 await asyncio.sleep(0.01)
 
     async def end(self) -> None:
         self.supervisor.drain()
-        await asyncio.wait_for(self.task, 20)
+        await asyncio.wait_for(self.task, 60)
 
     def count(self, name: str) -> float:
         page = b"".join(render(self.supervisor.registry)).decode()
@@ -149,7 +149,7 @@ async def test_signals_are_passed_on(tmp_path: Path) -> None:
     os.kill(os.getpid(), signal.SIGHUP)
     await running.until_said("0 0 hung up", "1 0 hung up")
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(running.task, 20)
+    await asyncio.wait_for(running.task, 60)
 
 
 async def test_who_still_starts_hears_of_a_reload_later(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ async def test_it_gives_up_on_workers_that_cannot_live(tmp_path: Path, monkeypat
     monkeypatch.setattr(worker_process, "FIRST_DELAY", 0.01)
     running = Running(tmp_path, f"if number == '0':\n    {BAD.replace(chr(10), '; ')}\n{GOOD}")
     with pytest.raises(WorkersFailed, match="worker 0 crashed 5 times in a row"):
-        await asyncio.wait_for(running.task, 30)
+        await asyncio.wait_for(running.task, 60)
     assert running.said.count("0 1 started") == 4
     # The other one was let go in peace.
     assert "1 0 told to stop" in running.said
@@ -223,7 +223,7 @@ async def test_a_process_that_cannot_be_made(tmp_path: Path) -> None:
     running = Running(tmp_path, GOOD)
     running.supervisor._command = (str(tmp_path / "missing"),)
     with pytest.raises(OSError):
-        await asyncio.wait_for(running.task, 10)
+        await asyncio.wait_for(running.task, 60)
 
 
 async def test_a_port_that_somebody_has(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ async def test_configuration_says_whether_all_use_the_same(tmp_path: Path) -> No
         "notes": [],
     }
     (tmp_path / "other").touch()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while running.supervisor.configuration()["same"]:
             await asyncio.sleep(0.01)
     assert running.supervisor.configuration()["fingerprint"] is None

@@ -207,7 +207,7 @@ class TestStarting:
         async with running() as tokens:
             verifier = tokens.build((*away, document(keys=in_file)))
             tokens.adopt()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await tokens.wait_for_keys()
             assert tokens.are_known
             assert verify(verifier, ISSUER.token("alice")) == "alice"

@@ -68,7 +68,7 @@ class World:
 
     async def settled(self) -> None:
         """Wait until no connection is left. Raises TimeoutError."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(self.shared.reaper) or exporting():
                 await asyncio.sleep(0)
 
@@ -242,7 +242,7 @@ async def test_many_changes_keep_few_exports(make_exchange: Any, monkeypatch: py
                 it.use(Traces(endpoint=collector.url, ratio=change / 20))
                 slow.append(it.begin())
                 record_trace(it.begin())
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while exporting().count("_Export.end") > MOST_LINGERING:
                     await asyncio.sleep(0)
             for exchange in slow:
@@ -262,7 +262,7 @@ async def test_an_export_that_fails_is_told_and_ends_nothing(
     async with world(make_exchange) as it:
         monkeypatch.setattr(span_exporter.SpanExporter, "run", fail)
         it.use(NOWHERE)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while "an export of spans has failed" not in caplog.text:
                 await asyncio.sleep(0)
         it.use(None)

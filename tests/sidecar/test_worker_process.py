@@ -47,7 +47,7 @@ time.sleep(60)
 """
     worker = Worker(slot(tmp_path), (sys.executable, "-I", "-S", "-c", program), [])
     task = asyncio.ensure_future(worker.run())
-    await asyncio.wait_for(worker.listening.wait(), 20)
+    await asyncio.wait_for(worker.listening.wait(), 60)
     assert worker.state is WorkerState.SERVING
     assert worker.conditions() == {"worker 3 is ready": False, "worker 3: a": False}
     assert worker.describe() == {
@@ -60,7 +60,7 @@ time.sleep(60)
         "notes": ["b"],
     }
     worker.signal(signal.SIGKILL)
-    status, lived = await asyncio.wait_for(task, 20)
+    status, lived = await asyncio.wait_for(task, 60)
     assert status == -signal.SIGKILL
     assert 0.0 <= lived < 20.0  # the clock of uvloop stands still within a millisecond
     assert worker.report is None

@@ -120,7 +120,7 @@ class Agent(grpc.GenericRpcHandler):
 
     async def is_left(self) -> None:
         """Nobody is there who could take the next response."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.streams:
                 await asyncio.sleep(0.01)
 
@@ -153,7 +153,7 @@ async def test_identities_are_delivered_and_rotated(agent: Agent, tmp_path: Path
     changed = asyncio.Event()
     it.start(changed.set)
     agent.responses.put_nowait(svid(second))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await changed.wait()
     assert der((await it.load()).certificate_pem) == der(second.certificate_pem)
     assert len(agent.metadata) == 1  # on one stream
@@ -221,7 +221,7 @@ async def test_what_cannot_be_read_leaves_the_identity_in_use(
     agent.responses.put_nowait(svid(issued))
     await it.load()
     agent.responses.put_nowait(b"\x0a\x7f")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(agent.metadata) < 2:  # it asks again
             await asyncio.sleep(0.01)
     assert der((await it.load()).certificate_pem) == der(issued.certificate_pem)
@@ -245,7 +245,7 @@ async def test_an_agent_that_is_started_again(tmp_path: Path, monkeypatch: pytes
             await it.load()
             it.start(changed.set)
         else:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await changed.wait()
         assert der((await it.load()).certificate_pem) == der(issued.certificate_pem)
         await server.stop(None)

@@ -78,13 +78,13 @@ class Spire:
         try:
             (folder / "server.conf").write_text(SERVER.format(port=port, folder=folder, domain=domain))
             await it._run("spire-server", "server.conf")
-            await until(lambda: it._ask("healthcheck"), 60)
+            await until(lambda: it._ask("healthcheck"))
             (folder / "bootstrap.pem").write_text(it.command("bundle", "show"))
             made = it.command("token", "generate", "-spiffeID", it.id("agent"), "-output", "json")
             token = json.loads(made)["value"]
             (folder / "agent.conf").write_text(AGENT.format(port=port, folder=folder, domain=domain, token=token))
             await it._run("spire-agent", "agent.conf")
-            await until((folder / "agent.sock").exists, 60)
+            await until((folder / "agent.sock").exists)
         except BaseException:
             await it.stop()
             raise

@@ -33,7 +33,7 @@ from tests.processes.calls import REQUEST, Load
 from tests.processes.waiting import until
 from tests.spire.spire import BUILT, Spire
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(800)]
 
 THEIRS = "theirs.example"
 PEER = BUILT / "peer"
@@ -179,7 +179,7 @@ async def test_identities_rotate_under_load_with_go_spiffe_on_the_other_side(tmp
         # The stream to the control plane has gone on with each new certificate.
         del it.documents[-1]
         it.write_documents()
-        await until(lambda: is_in_sync(it), 30)
+        await until(lambda: is_in_sync(it))
 
 
 async def is_in_sync(it: World) -> bool:

@@ -32,7 +32,7 @@ from meshproxy.devtools.clients import Certificate, GrpcClient, refusal_of
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.devtools.local_mesh import LocalSidecar, document, environment, local_sidecar
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session", loop_factories=["uvloop"]), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session", loop_factories=["uvloop"])]
 
 ISSUER = DevelopmentIssuer("https://login.local.example", algorithm="ES256")
 POLICY = [

@@ -292,7 +292,7 @@ async def test_a_peer_that_never_finishes_its_tls_is_left(
     server = await asyncio.start_server(deaf, "127.0.0.1", 0, ssl=context)
     port = server.sockets[0].getsockname()[1]
     target = Target(f"localhost:{port}", named_server(lambda: ssl.create_default_context(cafile=str(ca_file))))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         async with world.h1(target) as channel:
             assert (await get(channel)).status == 200
         assert not channel._live

@@ -552,7 +552,7 @@ async def test_a_deadline_with_grpcio(world: World) -> None:
             await call_unary(world.channel, b"/s/slow", b"", timeout=timeout)
         if world.service.begun.is_set():
             break
-    await asyncio.wait_for(world.service.cancelled.wait(), 20)
+    await asyncio.wait_for(world.service.cancelled.wait(), 60)
 
 
 async def test_server_streaming_with_grpcio(world: World) -> None:
@@ -581,8 +581,8 @@ async def test_cancelling_with_grpcio(world: World) -> None:
         await call.done_sending()
         assert await anext(call) == b"first"
         # Before it goes on, grpcio is what is cancelled, and the generator hears nothing of it.
-        await asyncio.wait_for(world.service.begun.wait(), 20)
-    await asyncio.wait_for(world.service.cancelled.wait(), 20)
+        await asyncio.wait_for(world.service.begun.wait(), 60)
+    await asyncio.wait_for(world.service.cancelled.wait(), 60)
 
 
 async def test_large_messages_with_grpcio_wait_for_their_reader(world: World) -> None:
@@ -611,7 +611,7 @@ async def test_a_graceful_stop_of_grpcio(world: World) -> None:
         await call.done_sending()
         assert await anext(call) == b"first"
         stopping = asyncio.create_task(world.server.stop(20))
-        await asyncio.wait_for(world.going_away.wait(), 20)
+        await asyncio.wait_for(world.going_away.wait(), 60)
         world.service.release.set()
         assert [message async for message in call] == [b"second"]
         await stopping

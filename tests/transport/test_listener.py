@@ -111,7 +111,7 @@ class Counted:
         self._changed.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()
@@ -541,7 +541,7 @@ def descriptors() -> int:
 
 async def settled(port: Port) -> int:
     """How many there are once nothing changes any more; nothing says when a connection that never was one is gone."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         seen = [-1]
         while len({*seen[-5:]}) > 1 or len(seen) < 5 or port.counted.open or len(port.listener.shared.reaper):
             seen.append(descriptors())
@@ -644,11 +644,11 @@ class TestHowMany:
             await port.counted.until(lambda: not port.counted.open)
             for _, writer in silent:
                 writer.write(b"\x16\x03\x01\x02\x00")  # a ClientHello, as far as that
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while port.listener._handshakes < 2:
                     await asyncio.sleep(0)
             third = asyncio.create_task(port.connect(tls_client("http/1.1")))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not port.listener._is_holding:
                     await asyncio.sleep(0)
             assert port.listener.size == 2
@@ -771,7 +771,7 @@ class TestItsEnd:
             began = now()
             reader, writer = await port.connect()
             heads = [b""]
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while b"\r\nconnection: close\r\n" not in heads[-1]:
                     writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
                     heads.append(await reader.readuntil(b"\r\n\r\n"))
@@ -792,7 +792,7 @@ class TestItsEnd:
             codec.send_request(b"GET", b"http", b"x", b"/", (), end=True)
             writer.write(codec.take_output())
             events: list[Any] = []
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not any(isinstance(event, GoneAway) for event in events):
                     events += codec.receive(await reader.read(65_536), 0.0)
             assert now() - began >= 0.199  # numbers of milliseconds, subtracted
@@ -836,7 +836,7 @@ class TestItsEnd:
 
     async def test_it_is_quiet_between_requests_only(self) -> None:
         async def until(is_quiet: bool) -> None:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while port.listener.is_quiet is not is_quiet:
                     await asyncio.sleep(0.001)
 
@@ -870,7 +870,7 @@ class TestItsEnd:
             undecided[1].write(b"PRI")
             await port.counted.until(lambda: port.counted.open == 2)
             await port.listener.close()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 for reader, writer in (idle, busy, silent, handshaking, undecided):
                     await expect_end(reader, writer)
 

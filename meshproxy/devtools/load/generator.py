@@ -9,6 +9,7 @@ import time
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 GRACE = 10.0
-"""Seconds to wait for requests in flight after the last one began."""
+"""Seconds without a single answer after which requests in flight are given up, once the last one was due."""
 
 
 class Slot(Protocol):
@@ -168,19 +169,26 @@ class _Schedule:
         self._over = asyncio.Event()
 
     async def play(self, begun: float) -> None:
-        """Begins all requests, relative to `begun`, and returns when the last is finished, or `GRACE` seconds after it
-        was due."""
+        """Begins all requests, relative to `begun`, and returns when the last is finished, or when nothing more is: a
+        machine that is slower than the schedule only takes longer."""
         loop = asyncio.get_running_loop()
         self._begun = begun
         loop.add_reader(self._timer.file, self._tick)
         self._timer.set(begun)
+        due = begun + (self._starts[-1] if self._starts else 0.0)
+        before = -1
         try:
-            await asyncio.wait_for(self._over.wait(), (self._starts[-1] if self._starts else 0.0) + GRACE)
-        except TimeoutError:
-            pass
+            while not self._over.is_set() and (self._count() > before or time.monotonic() < due):
+                before = self._count()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._over.wait(), GRACE)
         finally:
             loop.remove_reader(self._timer.file)
             self._timer.close()
+
+    def _count(self) -> int:
+        """How many are finished."""
+        return len(self.run.latencies) + self.run.errors.total()
 
     def _tick(self) -> None:
         self._timer.clear()

@@ -37,7 +37,7 @@ async def test_answers() -> None:
 
     async def ask(name: str, kind: str = "A") -> tuple[str, list[str]]:
         query = dns.message.make_query(name, kind)
-        response = await asyncio.wait_for(dns.asyncquery.udp(query, "127.0.0.1", port=port), 10)
+        response = await asyncio.wait_for(dns.asyncquery.udp(query, "127.0.0.1", port=port), 60)
         return dns.rcode.to_text(response.rcode()), [item.to_text() for each in response.answer for item in each]
 
     try:

@@ -520,7 +520,6 @@ steps = st.one_of(
 )
 
 
-@pytest.mark.timeout(300)
 @settings(
     max_examples=EXAMPLES,
     phases=[Phase.generate],
