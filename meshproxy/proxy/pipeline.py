@@ -291,13 +291,14 @@ class Pipeline(ProxyContext):
         downstream, upstream = ride.downstream, ride.upstream_connection
         request = ActiveRequest(self, downstream, downstream.unfold(ride.data))
         upstream.ride = None
-        queued = upstream.queued
+        queued, watched = upstream.queued, upstream.deadline
         try:
             request.unfold(ride, upstream)
         except Exception as error:
             request.crashed(error)
             upstream.abort()
         upstream.take_back(queued)
+        upstream.deadline = watched  # its path, since it was sent
         return request
 
     def reject(self, stream: Downstream, rejected: Rejected) -> None:

@@ -38,6 +38,11 @@ LARGE_READ = 16_384
 EVERYTHING = sys.maxsize
 UNREAD = 65_536
 """Bytes that TLS may buffer while reading is paused."""
+TCP_STATE = struct.Struct("@2xBB52xI")
+"""Of `struct tcp_info` of linux/tcp.h: `tcpi_retransmits` and `tcpi_probes`, which an acknowledgement sets to 0, and
+`tcpi_last_ack_recv` in ms."""
+REPEATS = 2
+"""The answer to one may still be on its way."""
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 UNWRITTEN = 65_536
 """Bytes that may wait for the socket before `pause_writing`: asyncio's default. uvloop's is 512 KiB over TLS, which
@@ -127,12 +132,31 @@ class ConnectionContext:
         """The receive buffer of all connections: the data is copied out before the next read."""
 
 
-def keep_alive(sock: socket.socket) -> None:
-    """Set TCP keepalive: a peer whose host is down is detected within half a minute, also during a request."""
+def keep_alive(sock: socket.socket, idle: int = 10, interval: int = 5) -> None:
+    """Set TCP keepalive: a peer whose host is down is detected after `idle` seconds and three probes, `interval` seconds
+    apart: within half a minute, also during a request. Not while bytes wait for their acknowledgement (`unheard`)."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+
+
+def unheard(transport: asyncio.Transport) -> float:
+    """For how many seconds the peer's kernel has acknowledged nothing, although ours has sent the same bytes, or probes,
+    `REPEATS` times; else 0.0. Also 0.0 where nobody can tell, as with UNIX sockets. Costs a system call.
+
+    TCP_USER_TIMEOUT is not the same: it also ends a connection whose peer acknowledges but does not read. Such a peer
+    may be heard rarely, since the kernel probes a closed window ever more slowly.
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.fileno() < 0:
+        return 0.0
+    try:
+        state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_STATE.size)
+    except OSError:
+        return 0.0
+    retransmits, probes, heard = TCP_STATE.unpack(state)
+    return heard / 1e3 if max(retransmits, probes) >= REPEATS else 0.0
 
 
 def has_unread(transport: asyncio.Transport) -> bool:

@@ -30,6 +30,9 @@ from meshproxy.transport.listener import PeerRejected
 if TYPE_CHECKING:
     from meshproxy.transport.connection import ConnectionContext
 
+PROBES = (2, 2)
+"""Seconds of keepalive: of silence before the first probe, and between probes. A host that is gone is known after 8, and
+what the timers of a kernel add: within the 10 s of the PINGs of HTTP/2 (`Times`)."""
 BACKLOG_PAUSE = 0.01
 """Seconds between two attempts at a UNIX socket whose queue of connections is full."""
 
@@ -174,7 +177,7 @@ async def _dial(
     sock = transport.get_extra_info("socket")
     if sock is not None:  # otherwise it was lost already, and its driver knows
         with contextlib.suppress(OSError):
-            keep_alive(sock)
+            keep_alive(sock, *PROBES)
     return transport
 
 

@@ -10,7 +10,7 @@ from meshproxy.codec.events import Data, Failed, Headers, Rejected, RequestHead,
 from meshproxy.codec.h1.connection import H1Connection
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.role import Role
-from meshproxy.transport.connection import Connection, ConnectionContext, has_unread, read_rest
+from meshproxy.transport.connection import Connection, ConnectionContext, has_unread, read_rest, unheard
 from meshproxy.transport.stream import RequestSink, ResponseSink, Sink
 from meshproxy.transport.tls_buffer import give_back
 
@@ -52,6 +52,9 @@ class Lane(Protocol):
 
 SinkT = TypeVar("SinkT", bound=Sink)
 
+ASKED = 1e-9
+"""The deadline of a connection to a server when a request begins. It has passed: the next sweep begins to watch the path,
+and a request that is over by then costs nothing."""
 LONG = 16_384
 """A request body up to this size fits into the buffers of any server's socket."""
 
@@ -477,9 +480,14 @@ class H1Owner(Protocol):
 
 
 class H1Client(H1Driver[ResponseSink]):
-    """A connection to a server. Carries one request at a time, and returns to `owner` in between."""
+    """A connection to a server. Carries one request at a time, and returns to `owner` in between.
 
-    __slots__ = ("_is_long", "_owner", "address", "good_until")
+    There is no PING. TCP keepalive finds a host that is down once it has acknowledged the request; before that the
+    kernel sends it again for 15 minutes. So a request whose host acknowledges nothing, for as long as HTTP/2 waits for
+    a PING, is given up. A process that hangs is not found: its kernel acknowledges.
+    """
+
+    __slots__ = ("_is_long", "_owner", "_watched", "address", "good_until")
 
     def __init__(self, shared: ConnectionContext, info: ConnectionInfo, owner: H1Owner) -> None:
         super().__init__(Role.CLIENT, shared, info)
@@ -489,6 +497,8 @@ class H1Client(H1Driver[ResponseSink]):
         """`loop.time()` from which it is given up between two requests: before its certificates expire."""
         self._is_long = False
         """The request is so long that the server may respond before it has read it."""
+        self._watched = 0.0
+        """`loop.time()` since which this request's path is watched."""
 
     # Received from the server
 
@@ -567,7 +577,7 @@ class H1Client(H1Driver[ResponseSink]):
 
     def send_request(self, head: RequestHead) -> None:
         """Write a request's head (`stream.Upstream`)."""
-        self.deadline = 0.0
+        self.deadline = ASKED
         self._is_long = not head.end and (head.length is None or head.length > LONG)
         self.write(
             self._codec.send_request(
@@ -578,7 +588,23 @@ class H1Client(H1Driver[ResponseSink]):
     def stop_sending(self) -> None:
         """Nothing to do: `_complete` has closed the connection (`stream.Upstream`)."""
 
+    def expire(self, now: float) -> None:
+        """A deadline has passed: the idle time limit, or during a request a look at the path is due."""
+        if self.is_closing or (self.sink is None and self.ride is None):
+            super().expire(now)
+            return
+        if self.deadline == ASKED:
+            self._watched = now
+            silence = 0.0
+        else:
+            silence = min(unheard(self.transport), now - self._watched)
+        limit = self.shared.times.ping_after + self.shared.times.ping_timeout
+        if silence < limit:
+            self.deadline = now + limit - silence
+            return
+        self.abort()
+        self.connection_lost(TimeoutError(f"the server's host acknowledged nothing for {limit:g} s"))
+
     def overdue(self) -> None:
         """The idle time limit was exceeded: close before the server does."""
-        if self.sink is None and self.ride is None:
-            self.close()
+        self.close()

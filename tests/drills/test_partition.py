@@ -7,6 +7,7 @@ wherever this process was when they began.
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -156,4 +157,57 @@ async def test_a_half_open_connection_is_found_by_a_ping(hosts: Any, tmp_path: P
         assert call.error == "UNAVAILABLE, refused by meshproxy: upstream-reset"
         assert seconds <= 10
         hosts.mend()
+        await replica.kill()
+
+
+PREDICT_REST = (
+    b'POST /v1/models/half_plus_two:predict HTTP/1.1\r\nhost: models\r\ncontent-length: 20\r\n\r\n{"instances": [1.0]}'
+)
+DROP = """
+table inet lost {
+    chain in { type filter hook input priority 0; policy accept; iifname "app" drop; }
+    chain out { type filter hook output priority 0; policy accept; oifname "app" drop; }
+}
+"""
+
+
+@pytest.mark.parametrize("is_sent", [True, False], ids=["the request arrived", "the request is lost as well"])
+async def test_a_rest_call_without_a_timeout_ends_soon_after_the_path(
+    hosts: Any, tmp_path: Path, *, is_sent: bool
+) -> None:
+    """Between sidecars REST goes over HTTP/1.1, which has no PING: keepalive finds out in the one case, what the kernel
+    knows of its acknowledgements in the other."""
+    async with local_mesh(tmp_path / "mesh") as mesh:
+        replica = await mesh.replica(listen=f"{MODELS}:0", prefix=hosts.models)
+        route = document("ModelRoute", {"models": ["*"], "server": "models", "retries": {"attempts": 1}})
+        sidecar = await mesh.application([server_of([replica]), route])
+        host, _, port = sidecar.outbound.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+
+        async def answer() -> bytes:
+            writer.write(PREDICT_REST)
+            head: bytes = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+            return head + await reader.readexactly(length)
+
+        # Only over HTTP/1.1 are REST calls on the express lane.
+        while not await sidecar.total("meshproxy_express_requests_total", 'result="carried"', 'direction="outbound"'):
+            assert (await answer()).startswith(b"HTTP/1.1 200 ")
+        replica.model_server.signal(signal.SIGSTOP)
+        if is_sent:
+            call = asyncio.ensure_future(answer())
+            await asyncio.sleep(0.5)  # as long as it takes to arrive
+        hosts.filter(DROP)
+        cut = time.monotonic()
+        if not is_sent:
+            call = asyncio.ensure_future(answer())
+        head = await asyncio.wait_for(call, 30)
+        seconds = time.monotonic() - cut
+        print(f"found after {seconds:.2f} s: {head.decode('ascii', 'replace').splitlines()[-1]}")
+        assert head.startswith(b"HTTP/1.1 502 ")
+        assert b"x-meshproxy-refusal: upstream-reset" in head
+        assert seconds <= 10
+        writer.close()
+        hosts.filter("delete table inet lost")
+        replica.model_server.signal(signal.SIGCONT)
         await replica.kill()

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from meshproxy.transport.connection import LARGE_READ, Connection, ConnectionContext, Times, has_unread
+from meshproxy.transport.connection import (
+    LARGE_READ,
+    TCP_STATE,
+    Connection,
+    ConnectionContext,
+    Times,
+    has_unread,
+    unheard,
+)
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.outbox import MOST_DIRTY
 
@@ -260,3 +268,33 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         ours = socket.create_connection(server.getsockname())
         return ours, server.accept()[0]
+
+
+def test_a_peer_that_acknowledges_is_heard_whether_it_reads_or_not() -> None:
+    ours, theirs = tcp_pair()
+    with ours, theirs:
+        transport: Any = SimpleNamespace(get_extra_info=lambda name: ours)
+        assert unheard(transport) == 0.0
+        ours.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                ours.send(b"x" * 65_536)
+        assert unheard(transport) == 0.0
+    assert unheard(transport) == 0.0  # closed
+
+
+@pytest.mark.parametrize(
+    ("retransmits", "probes", "seconds"), [(0, 0, 0.0), (1, 1, 0.0), (2, 0, 9.5), (0, 2, 9.5), (200, 0, 9.5)]
+)
+def test_what_was_sent_again_in_vain_is_unheard(retransmits: int, probes: int, seconds: float) -> None:
+    """As the kernel tells it; a drill asks a real one whose packets are lost."""
+    state = TCP_STATE.pack(retransmits, probes, 9500)
+    sock = SimpleNamespace(fileno=lambda: 1, getsockopt=lambda level, option, size: state)
+    assert unheard(SimpleNamespace(get_extra_info=lambda name: sock)) == seconds  # type: ignore[arg-type]
+
+
+def test_nobody_can_tell_of_a_unix_socket() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert unheard(SimpleNamespace(get_extra_info=lambda name: ours)) == 0.0  # type: ignore[arg-type]
+    assert unheard(SimpleNamespace(get_extra_info=lambda name: None)) == 0.0  # type: ignore[arg-type]

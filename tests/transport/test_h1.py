@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -535,6 +536,57 @@ class TestClient:
         client.deadline = loop.now + 5
         shared.reaper.sweep(loop.now + 6)
         assert transport.ended == "closed"
+
+    @pytest.fixture
+    def path(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """For how long the server's host has acknowledged nothing, and who asked."""
+        path = SimpleNamespace(silence=0.0, asked=[])
+
+        def look(transport: Any) -> float:
+            path.asked.append(transport)
+            return float(path.silence)
+
+        monkeypatch.setattr(h1, "unheard", look)
+        return path
+
+    def test_a_request_whose_host_acknowledges_nothing_is_given_up(
+        self,
+        client: H1Client,
+        ask: Any,
+        transport: Any,
+        loop: Any,
+        shared: ConnectionContext,
+        pool: Pool,
+        path: Any,
+    ) -> None:
+        sink = ask()
+        for later, silence in ((0.2, 1000.0), (8.9, 1000.0), (0.2, 5.0), (3.9, 9.0)):  # 1000: since an earlier request
+            loop.now += later
+            path.silence = silence
+            shared.reaper.sweep(loop.now)
+            assert not transport.ended
+        assert path.asked == [transport]
+        loop.now += 0.2
+        shared.reaper.sweep(loop.now)
+        assert transport.ended == "aborted"
+        assert sink.reset == (ErrorCode.CANCEL, "the server's host acknowledged nothing for 9 s")
+        assert pool.lost == 1
+
+    def test_each_request_is_watched_by_itself(
+        self, client: H1Client, ask: Any, transport: Any, loop: Any, shared: ConnectionContext, path: Any
+    ) -> None:
+        path.silence = 1000.0
+        for _ in range(9):
+            ask()
+            shared.reaper.sweep(loop.now)
+            loop.now += 5.0
+            shared.reaper.sweep(loop.now)
+            client.data_received(OK)
+            client.deadline = loop.now + 60.0
+            loop.now += 20.0
+            shared.reaper.sweep(loop.now)
+        assert not transport.ended
+        assert path.asked == []
 
 
 WIRE = [

@@ -13,6 +13,7 @@ from meshproxy.proxy.express.shape import MOST_HEAD, REQUEST_ID, TIMEOUT, shape_
 from meshproxy.proxy.express_outcome import Outcome
 from meshproxy.proxy.request import Request
 from meshproxy.routing.deadline import format_rest
+from meshproxy.transport.h1 import ASKED
 from meshproxy.upstream.cluster import NoEndpoint
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class Lane:
                 ride.replayed = size
                 context.replay_bytes += size
             downstream.ride = upstream.ride = ride
-            downstream.deadline = upstream.deadline = 0.0
+            downstream.deadline, upstream.deadline = 0.0, ASKED
             context.live.add(ride)
         except Exception:
             downstream.ride = upstream.ride = None
