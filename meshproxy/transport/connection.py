@@ -133,8 +133,10 @@ class ConnectionContext:
 
 
 def keep_alive(sock: socket.socket, idle: int = 10, interval: int = 5) -> None:
-    """Set TCP keepalive: a peer whose host is down is detected after `idle` seconds and three probes, `interval` seconds
-    apart: within half a minute, also during a request. Not while bytes wait for their acknowledgement (`unheard`)."""
+    """Set TCP keepalive: a peer whose host is down is detected after `idle` seconds and three probes, `interval` apart.
+
+    That is within half a minute, also during a request, but not while bytes wait to be acknowledged (`unheard`).
+    """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
@@ -142,8 +144,8 @@ def keep_alive(sock: socket.socket, idle: int = 10, interval: int = 5) -> None:
 
 
 def unheard(transport: asyncio.Transport) -> float:
-    """For how many seconds the peer's kernel has acknowledged nothing, although ours has sent the same bytes, or probes,
-    `REPEATS` times; else 0.0. Also 0.0 where nobody can tell, as with UNIX sockets. Costs a system call.
+    """For how many seconds the peer's kernel has acknowledged nothing, although ours has sent the same bytes or probes
+    `REPEATS` times, else 0.0. Also 0.0 where nobody can tell, as with UNIX sockets. Costs a system call.
 
     TCP_USER_TIMEOUT is not the same: it also ends a connection whose peer acknowledges but does not read. Such a peer
     may be heard rarely, since the kernel probes a closed window ever more slowly.

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from meshproxy.transport.connection import ConnectionContext
 
 PROBES = (2, 2)
-"""Seconds of keepalive: of silence before the first probe, and between probes. A host that is gone is known after 8, and
-what the timers of a kernel add: within the 10 s of the PINGs of HTTP/2 (`Times`)."""
+"""Seconds of keepalive: of silence before the first probe, and between probes. A host that is gone is known after
+8, and what the kernel's timers add: within the 10 s of the PINGs of HTTP/2 (`Times`)."""
 BACKLOG_PAUSE = 0.01
 """Seconds between two attempts at a UNIX socket whose queue of connections is full."""
 

@@ -53,8 +53,8 @@ class Lane(Protocol):
 SinkT = TypeVar("SinkT", bound=Sink)
 
 ASKED = 1e-9
-"""The deadline of a connection to a server when a request begins. It has passed: the next sweep begins to watch the path,
-and a request that is over by then costs nothing."""
+"""The deadline of a connection to a server when a request begins. It has passed: the next sweep begins to watch the
+path, and a request that is over by then costs nothing."""
 LONG = 16_384
 """A request body up to this size fits into the buffers of any server's socket."""
 
