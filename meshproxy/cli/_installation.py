@@ -48,6 +48,13 @@ options = _options.together(
         help="The Secret with the login file of the page, login.yaml, and what that names beneath /etc/meshproxy/login."
         "  [default: no login]",
     ),
+    click.option(
+        "--memory-limit",
+        default="256Mi",
+        show_default=True,
+        metavar="AMOUNT",
+        help="Of each control plane. The default is for some 3,000 sidecars, 700Mi for 10,000.",
+    ),
     cert_manager_option("Let this issuer of cert-manager make the webhook's certificate."),
     _injection.trust_bundle_option(required=False),
     _injection.settings_options,
@@ -61,6 +68,7 @@ def objects(
     only: tuple[str, ...],
     service_account: str,
     login_secret: str | None,
+    memory_limit: str,
     cert_manager: str | None,
     image: str,
     trust_domain: str,
@@ -74,7 +82,7 @@ def objects(
 ) -> list[dict[str, Any]]:
     """The objects of these options. Raises UsageError."""
     from meshproxy.config import values
-    from meshproxy.injection.settings import read_release
+    from meshproxy.injection.settings import read_quantity, read_release
     from meshproxy.installation.choices import Choices, Injection
     from meshproxy.installation.parts import INSTALLATION, Part, installation
 
@@ -99,6 +107,7 @@ def objects(
             namespace=control_namespace,
             service_account=service_account,
             login_secret=login_secret,
+            memory_limit=_options.read(read_quantity, memory_limit, "--memory-limit"),
             control_plane=control_plane,
             control_plane_id=control_plane_id,
             server=server,

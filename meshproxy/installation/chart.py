@@ -36,6 +36,7 @@ _VALUES = {
     "issuer-placeholder": ".Values.certManager.name",
     "listen-placeholder": ".Values.listen",
     "login-placeholder": ".Values.loginSecret",
+    "987654Mi": ".Values.memoryLimit",
     "987.654": ".Values.kubernetes",
 }
 """What stands for each value."""
@@ -80,6 +81,7 @@ def _lines(injection: Injection, issuer: CertManager | None, login: str | None) 
         injection=injection,
         cert_manager=issuer,
         login_secret=login,
+        memory_limit="987654Mi",
     )
     objects = installation(choices, [Part.CONTROL_PLANE, Part.INJECTOR])
     text = "".join(f"---\n{as_block(each)}\n" for each in objects if each["kind"] != "Namespace")

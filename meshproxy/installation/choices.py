@@ -10,6 +10,8 @@ from meshproxy.injection import settings
 
 CONTROL_PORT = 18510
 """Of the control plane, for sidecars."""
+MEMORY_REQUEST = "64Mi"
+"""Of the control plane."""
 SERVICE_ACCOUNT = "control"
 """Of the control plane, unless another one is chosen."""
 
@@ -68,6 +70,8 @@ class Choices:
     """Its SPIFFE ID; None: that of its service account."""
     login_secret: str | None = None
     """The Secret that has the login file of the page as `login.yaml`, and what that names; None: there is no login."""
+    memory_limit: str = "256Mi"
+    """Of each control plane, as Kubernetes writes it: 49 KB a sidecar, and what it takes without any."""
     server: str = "local"
     """`injection.settings.Settings.server`."""
     listen: str = "[::]"
@@ -81,6 +85,8 @@ class Choices:
             values.read_name(name)
         if self.login_secret is not None:
             values.read_name(self.login_secret)
+        if settings.amount(settings.read_quantity(self.memory_limit)) < settings.amount(MEMORY_REQUEST):
+            raise ValueError(f"the memory limit {self.memory_limit} is below what is requested, {MEMORY_REQUEST}")
         values.read_endpoint_address(self.address)
         if not values.read_spiffe_id(self.identity).startswith(f"spiffe://{self.trust_domain}/"):
             raise ValueError(f"{self.identity} is not in the trust domain {self.trust_domain}")

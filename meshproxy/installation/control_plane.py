@@ -9,7 +9,7 @@ from meshproxy.config.crds import RELEASE_LABEL
 from meshproxy.injection import webhook_configuration
 from meshproxy.injection.settings import USER
 from meshproxy.injection.sidecar import restricted
-from meshproxy.installation.choices import CONTROL_PORT, Injection
+from meshproxy.installation.choices import CONTROL_PORT, MEMORY_REQUEST, Injection
 from meshproxy.installation.rights import NAME, SECRET, rights
 
 if TYPE_CHECKING:
@@ -173,7 +173,10 @@ def _container(choices: Choices) -> dict[str, Any]:
         "readinessProbe": {**_probe("/readyz"), "periodSeconds": 5, "failureThreshold": 3},
         "livenessProbe": {**_probe("/livez"), "periodSeconds": 10, "failureThreshold": 3},
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(LEAVE_SECONDS)]}}},
-        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
+        "resources": {
+            "requests": {"cpu": "50m", "memory": MEMORY_REQUEST},
+            "limits": {"memory": choices.memory_limit},
+        },
         "securityContext": restricted(USER),
         "volumeMounts": mounts,
     }

@@ -65,7 +65,10 @@ def values(path: Path, **given: Any) -> tuple[str, str]:
             {"certManager": {"kind": "Issuer", "name": "ca"}},
         ),
         (replace(CHOICES, injection=Injection.NONE), {"injector": "none"}),
-        (replace(CHOICES, login_secret="page-login"), {"loginSecret": "page-login"}),
+        (
+            replace(CHOICES, login_secret="page-login", memory_limit="1Gi"),
+            {"loginSecret": "page-login", "memoryLimit": "1Gi"},
+        ),
         (
             replace(CHOICES, injection=Injection.NONE, login_secret="1"),
             {"injector": "none", "loginSecret": "1"},

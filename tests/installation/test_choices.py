@@ -34,6 +34,8 @@ def test_a_policy_adds_sidecars_with_these_choices() -> None:
         ({"trust_domain": "A"}, "expected a trust domain"),
         ({"namespace": "a/b"}, "expected a name"),
         ({"service_account": ""}, "expected a name"),
+        ({"memory_limit": "a lot"}, "expected an amount"),
+        ({"memory_limit": "63Mi"}, "below what is requested, 64Mi"),
         ({"control_plane": "here"}, 'expected "HOST:PORT"'),
         ({"control_plane_id": "spiffe://other.example/a"}, "is not in the trust domain prod.example"),
         ({"injection": Injection.POLICY}, "holds the trust bundle"),

@@ -50,6 +50,11 @@ def test_the_login_file_is_in_a_secret_of_the_operators() -> None:
     assert not [each for each in arguments(choices()) if "login" in each]
 
 
+def test_the_memory_limit_is_the_operators() -> None:
+    (container,) = pod(choices(memory_limit="1Gi"))["containers"]
+    assert container["resources"]["limits"] == {"memory": "1Gi"}
+
+
 def test_the_webhook_serves_where_the_api_server_calls() -> None:
     with_webhook = choices(namespace="mesh")
     assert "--webhook-name=meshproxy-injector.mesh.svc" in arguments(with_webhook)
