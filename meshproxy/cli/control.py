@@ -212,8 +212,9 @@ def run(
     from meshproxy.config.sidecars import AuditFile
     from meshproxy.config.telemetry import read_audit_log
     from meshproxy.control.allocator import collect_seldom
-    from meshproxy.control.app import ControlPlane, Settings
+    from meshproxy.control.app import ControlPlane
     from meshproxy.control.offline_tokens import ClusterKeys, KeysUnusable
+    from meshproxy.control.settings import Settings
     from meshproxy.control.store import StoreError
     from meshproxy.identity.certificates import CertificateError
     from meshproxy.telemetry.process_log import open_process_log

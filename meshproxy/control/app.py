@@ -8,25 +8,19 @@ import logging
 import os
 import random
 import resource
-import secrets
 import signal
-import socket
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from aiohttp import web
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshproxy import __version__
 from meshproxy.codec.limits import Limits
 from meshproxy.config.file_watch import FileWatch
-from meshproxy.config.sidecars import AuditFile
 from meshproxy.control.allocator import FreePages
 from meshproxy.control.attestation import Attestation, identify_sidecar
 from meshproxy.control.audit import ControlAudit
-from meshproxy.control.authority import RequestRefused, SigningRequest, private_pem
+from meshproxy.control.authority import RequestRefused
 from meshproxy.control.channel import IdentityService, Paces
 from meshproxy.control.current_authority import CurrentAuthority
 from meshproxy.control.discovery import EndpointService
@@ -36,6 +30,7 @@ from meshproxy.control.endpoints import EndpointTable, NamedServices
 from meshproxy.control.issued_keys import IssuedKeys
 from meshproxy.control.leaves import FolderLeaves, Roll
 from meshproxy.control.offline_tokens import OfflineTokens
+from meshproxy.control.own_certificate import OwnCertificate
 from meshproxy.control.page_source import PageSource
 from meshproxy.control.records import Records
 from meshproxy.control.reporting import ReportService
@@ -50,9 +45,8 @@ from meshproxy.control.store import FolderStore, StoreError
 from meshproxy.control.taps import TapService
 from meshproxy.control.web_port import web_port
 from meshproxy.control.webhook import Webhook
-from meshproxy.identity.certificates import CertificateError, Credentials, own_identity
+from meshproxy.identity.certificates import CertificateError
 from meshproxy.identity.trust_bundles import BundleSource, OtherBundles
-from meshproxy.rollout.drift import INTERVAL
 from meshproxy.telemetry.audit_trail import open_trail
 from meshproxy.telemetry.control_metrics import ControlMetrics
 from meshproxy.transport.connection import ConnectionContext, Times
@@ -63,36 +57,28 @@ from meshproxy.transport.reaper import Reaper
 from meshproxy.web.routes import Page
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
-
     from lightkube import AsyncClient
     from msgspec import Raw
 
     from meshproxy.config.sent import SentKind
-    from meshproxy.config.telemetry import WithoutTrail
-    from meshproxy.config.values import Address
     from meshproxy.control.attestation import JoinToken, PodTokens, TokenStore
     from meshproxy.control.authority import Authority
     from meshproxy.control.authority_secret import AuthoritySecret
+    from meshproxy.control.cluster_parts import SharedRecords
     from meshproxy.control.election import Election
-    from meshproxy.control.offline_tokens import ClusterKeys
-    from meshproxy.control.presence import Presence
     from meshproxy.control.rollouts import Keeper
     from meshproxy.control.root_rotation import Step
     from meshproxy.control.service_watch import ServiceWatch
-    from meshproxy.control.shared_leaves import SharedLeaves
+    from meshproxy.control.settings import Settings
     from meshproxy.control.shared_objects import SharedObjects
-    from meshproxy.control.shared_tokens import SharedTokens
     from meshproxy.control.sources import DocumentSource
-    from meshproxy.control.webhook import Injector
+    from meshproxy.control.status_writer import StatusWriter
     from meshproxy.control.webhook_bundle import BundleKeeper
-    from meshproxy.identity.certificates import OwnIdentity
     from meshproxy.injection.admission import Outcome
     from meshproxy.telemetry.audit_writer import AuditWriter
     from meshproxy.telemetry.metrics import Rows
     from meshproxy.transport.connection_info import ConnectionInfo
     from meshproxy.web.login import LoginEvent
-    from meshproxy.web.login_file import LoginSettings
 
 logger = logging.getLogger(__name__)
 
@@ -115,64 +101,6 @@ RENEW_AT = 2 / 3
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What an operator chooses."""
-
-    folder: Path
-    """Where the authority and join tokens are kept."""
-    trust_domain: str
-    spiffe_id: str
-    """Its own identity."""
-    listen: Address
-    """The port of the sidecars."""
-    web: Address
-    """Health, metrics, and the page of the mesh."""
-    lifetime: float = 86_400.0
-    """Of certificates, in seconds."""
-    trusted: Mapping[str, Path] = field(default_factory=dict)
-    """Trust bundles of other trust domains, whose workloads are given documents."""
-    connection_rate: float = 100.0
-    """Connections a second that one address may open; 0: any number."""
-    drift_interval: float = INTERVAL
-    """Seconds of a reading of a model, at least (`rollout.drift`)."""
-    documents: tuple[str, ...] = ()
-    """Files and folders with the documents for sidecars; empty: they have their own."""
-    cluster_documents: bool = False
-    """Whether the objects of the cluster are the documents instead."""
-    services: bool = False
-    """Whether endpoints of the Services that documents name are read from the API server of the cluster."""
-    kubeconfig: Path | None = None
-    """How the cluster is called, if it is needed; None: as a pod in it, or by the user's own file."""
-    namespace: str | None = None
-    """Where its own objects are; None: where it runs."""
-    authority_secret: str | None = None
-    """The Secret of the cluster that keeps the authority; None: the folder does."""
-    token_review: bool = False
-    """Whether the API server of the cluster checks service-account tokens."""
-    cluster_keys: ClusterKeys | None = None
-    """What checks them otherwise; None: they are refused."""
-    audit_log: str = "off"
-    """Where the audit trail goes: `stdout`, `off` or a path."""
-    audit: AuditFile = field(default_factory=AuditFile)
-    """How it is written."""
-    without_audit: WithoutTrail = "refuse"
-    """What becomes of certificates and of orders to rollouts while the trail cannot be written."""
-    injector: Injector | None = None
-    """The webhook that puts sidecars into pods; None: there is none."""
-    login: LoginSettings | None = None
-    """Who may look at the page of the mesh from elsewhere; None: nobody."""
-    commands: Address | None = None
-    """The port of commands, where people log in at the web port; None: that one."""
-
-    @property
-    def needs_cluster(self) -> bool:
-        """Whether the API server of a cluster is called."""
-        keeps_webhook = self.injector is not None and self.injector.configuration is not None
-        calls = (self.services, self.token_review, self.authority_secret, self.cluster_documents, keeps_webhook)
-        return any(calls)
-
-
 class ControlPlane:
     """One control plane, from its settings to its end."""
 
@@ -185,11 +113,15 @@ class ControlPlane:
             StoreError, KeysUnusable
             ConfigError: for the documents.
         """
-        client = _connect(settings) if settings.needs_cluster else None
+        client = None
+        if settings.needs_cluster:
+            from meshproxy.control import cluster_parts
+
+            client = cluster_parts.connect(settings)
         try:
             secret = None
             if client is not None and settings.authority_secret is not None:
-                secret = _secret(client, settings)
+                secret = cluster_parts.authority_secret(client, settings, settings.authority_secret)
                 await secret.bring(time.time())
             plane = cls(settings, client, secret)
             if plane.documents is not None and not settings.cluster_documents:  # the cluster may be away
@@ -214,7 +146,6 @@ class ControlPlane:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self._started_at = time.time()
-        self._own_issued = 0.0
         self.metrics = metrics = ControlMetrics()
         self.store = FolderStore(settings.folder)
         self._client = client
@@ -226,8 +157,11 @@ class ControlPlane:
         self._tokens: TokenStore = self.store
         in_folder = FolderLeaves(settings.folder)
         if client is not None and secret is not None:
-            self._objects = _share(settings, client)
-            self._shared = _records(self._objects, settings)
+            from meshproxy.control import cluster_parts
+
+            assert settings.authority_secret is not None
+            self._objects = cluster_parts.shared_objects(client, settings)
+            self._shared = cluster_parts.shared_records(self._objects, settings, settings.authority_secret)
             leaves, presence, self._tokens = self._shared
             self._roll = Roll(leaves, in_folder, time.time())
             self._records = Records(self.authority, leaves, self._roll, presence, lambda: secret.read_at)
@@ -237,6 +171,7 @@ class ControlPlane:
             self._roll = Roll(in_folder)
             self._records = Records(self.authority, in_folder, self._roll)
         self._bundles = OtherBundles({name: BundleSource.file(path) for name, path in settings.trusted.items()})
+        self._own = OwnCertificate(settings, self.authority, self._bundles, metrics)
         self._watch = FileWatch(lambda: self._bundles.paths)
         self._reaper = Reaper(self._loop)
         self._free_pages = FreePages()
@@ -313,7 +248,7 @@ class ControlPlane:
             reject=self.server.reject,
             events=self,
             security=Security.TLS,
-            context=self._renew().server,
+            context=self._own.renew().server,
             identify=identify_sidecar,
             max_connections=CONNECTIONS,
             max_handshakes=HANDSHAKES,
@@ -324,7 +259,7 @@ class ControlPlane:
         self.webhook: Webhook | None = None
         if settings.injector is not None:
             self.webhook = Webhook(settings.injector, self._reviewed)
-            self.webhook.present(self._issue(settings.injector.names)[0])
+            self.webhook.present(self._own.for_webhook(settings.injector.names))
         self._bundle_keeper = self._keep_bundle()
         self.authority.changed = self._change_authority
         self.web_address = self.commands_address = ""
@@ -366,7 +301,7 @@ class ControlPlane:
     async def _serve(self) -> None:
         """Until it is to stop. Raises OSError if a port is taken."""
         endpoints = self.endpoints.describe if self.documents is not None else dict
-        election = _elect(self._client, self) if self._client is not None and self._settings.cluster_documents else None
+        election = self._elect()
         controller = self._rollouts(election)
         pages = web_port(
             self.metrics.registry,
@@ -393,8 +328,9 @@ class ControlPlane:
             tasks.append(self._loop.create_task(self._secret.follow()))
         if self._bundle_keeper is not None:
             tasks.append(self._loop.create_task(self._bundle_keeper.run()))
-        if self._client is not None and election is not None:
-            tasks += [self._loop.create_task(each) for each in _lead(self._client, self, election)]
+        if election is not None:
+            tasks.append(self._loop.create_task(election.run()))
+            tasks.append(self._loop.create_task(self._status_writer(election).run()))
         if controller is not None:
             tasks.append(self._loop.create_task(controller.run()))
         if self.documents is not None:
@@ -458,6 +394,22 @@ class ControlPlane:
             return ClusterObjects(self._client, self._settings.namespace or self._client.namespace, self.metrics)
         return Files(self._settings.documents) if self._settings.documents else None
 
+    def _elect(self) -> Election | None:
+        """The election of those who have the same objects; None without a cluster's."""
+        if self._client is None or not self._settings.cluster_documents:
+            return None
+        from meshproxy.control import cluster_parts
+
+        return cluster_parts.elect(self._client, self.metrics)
+
+    def _status_writer(self, election: Election) -> StatusWriter:
+        """What writes, as the leader, what became of the objects of the cluster."""
+        from meshproxy.control.status_writer import StatusWriter
+
+        assert self._client is not None
+        assert self.documents is not None
+        return StatusWriter(self._client, self.documents, self.distribution, self.services, election, self.metrics)
+
     def _rollouts(self, election: Election | None) -> RolloutController | None:
         """What steers the rollouts among the documents; None without documents."""
         documents = self.documents
@@ -499,32 +451,6 @@ class ControlPlane:
 
     # Its own identity
 
-    def _renew(self) -> OwnIdentity:
-        """A new certificate of its own, in its own memory only."""
-        now = time.time()
-        own, not_after = self._issue()
-        credentials = self._bundles.add_to(own)
-        for problem in credentials.problems:
-            logger.error("trust bundle rejected", extra={"fields": {"problem": problem}})
-        # A workload that joins has no certificate yet; whoever shows one must show a good one.
-        identity = own_identity(credentials, self._settings.trust_domain, now, calls=False, mtls="permissive")
-        self._own_issued = now
-        self.metrics.certificate_start.labels().value = identity.not_before
-        self.metrics.certificate_expiry.labels().value = not_after
-        return identity
-
-    def _issue(self, names: Sequence[str] = ()) -> tuple[Credentials, float]:
-        """A certificate, and when it expires.
-
-        Args:
-            names: host names in it, beside the SPIFFE id.
-        """
-        key = ec.generate_private_key(ec.SECP256R1())
-        authority = self.authority()
-        request = SigningRequest(key.public_key(), ())
-        issued = authority.issue(request, self._settings.spiffe_id, time.time(), self._settings.lifetime, dns=names)
-        return Credentials(issued.certificate_pem, private_pem(key), authority.bundle_pem), issued.not_after
-
     async def _keep_renewing(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lifetime * RENEW_AT * random.uniform(0.9, 1.0))  # noqa: S311
@@ -539,9 +465,9 @@ class ControlPlane:
     def _show_new(self) -> None:
         """A certificate of the authority in force, to those that connect from now on."""
         try:
-            self.listener.context = self._renew().server
+            self.listener.context = self._own.renew().server
             if self.webhook is not None and self._settings.injector is not None:
-                self.webhook.present(self._issue(self._settings.injector.names)[0])
+                self.webhook.present(self._own.for_webhook(self._settings.injector.names))
             if self._bundle_keeper is not None:
                 self._bundle_keeper.changed()
         except (RequestRefused, CertificateError) as error:
@@ -590,7 +516,7 @@ class ControlPlane:
             now=moment(now),
             trust_domain=self._settings.trust_domain,
             spiffe_id=self._settings.spiffe_id,
-            certificate_issued=moment(self._own_issued),
+            certificate_issued=moment(self._own.issued_at),
             certificate_expires=moment(self.metrics.certificate_expiry.labels().value),
             authority=hashlib.sha256(self.authority().certificate_pem).hexdigest(),
             authority_expires=moment(self.authority().not_after),
@@ -639,76 +565,6 @@ class ControlPlane:
             return self._tokens.waiting_tokens(now), self.store.progress(), ""
         except StoreError as error:
             return [], None, str(error)
-
-
-# What follows loads lightkube, which a control plane without a cluster does not.
-
-
-def _elect(client: AsyncClient, plane: ControlPlane) -> Election:
-    """The election of a leader."""
-    from meshproxy.control.election import Election
-
-    election = Election(client, f"{socket.gethostname()}_{os.getpid()}_{secrets.token_hex(8)}")
-    plane.metrics.leader.read_from(lambda: [((), int(election.is_leader()))])
-    return election
-
-
-def _lead(client: AsyncClient, plane: ControlPlane, election: Election) -> tuple[Coroutine[Any, Any, None], ...]:
-    """Takes part in the election of a leader, who writes what became of the objects of the cluster."""
-    from meshproxy.control.status_writer import StatusWriter
-
-    assert plane.documents is not None
-    writer = StatusWriter(client, plane.documents, plane.distribution, plane.services, election, plane.metrics)
-    return election.run(), writer.run()
-
-
-def _connect(settings: Settings) -> AsyncClient:
-    """A client of the API server. Raises StoreError."""
-    from meshproxy.control.cluster import ClusterError, connect
-
-    try:
-        return connect(settings.kubeconfig, settings.namespace)
-    except ClusterError as error:
-        raise StoreError(f"the cluster cannot be used: {error}") from error
-
-
-def _share(settings: Settings, client: AsyncClient) -> SharedObjects:
-    """What control planes that share a Secret tell each other. Raises StoreError."""
-    from meshproxy.control.cluster import ClusterError, connect_blocking
-    from meshproxy.control.shared_objects import SharedObjects
-
-    try:
-        return SharedObjects(connect_blocking(settings.kubeconfig), settings.namespace or client.namespace)
-    except ClusterError as error:
-        raise StoreError(f"the cluster cannot be used: {error}") from error
-
-
-class SharedRecords(NamedTuple):
-    """What control planes with the same authority have in common."""
-
-    leaves: SharedLeaves
-    presence: Presence
-    tokens: SharedTokens
-
-
-def _records(objects: SharedObjects, settings: Settings) -> SharedRecords:
-    """Raises StoreError."""
-    from meshproxy.control.plane_records import PlaneRecords
-    from meshproxy.control.presence import Presence
-    from meshproxy.control.shared_leaves import SharedLeaves
-    from meshproxy.control.shared_tokens import SharedTokens
-
-    secret = settings.authority_secret
-    assert secret is not None
-    presence = Presence(PlaneRecords(objects, secret), settings.folder, settings.lifetime)
-    return SharedRecords(SharedLeaves(objects, secret), presence, SharedTokens(objects, secret))
-
-
-def _secret(client: AsyncClient, settings: Settings) -> AuthoritySecret:
-    from meshproxy.control.authority_secret import AuthoritySecret
-
-    assert settings.authority_secret is not None
-    return AuthoritySecret(client, settings.authority_secret, FolderStore(settings.folder), settings.trust_domain)
 
 
 def allow_descriptors() -> None:

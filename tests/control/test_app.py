@@ -16,7 +16,7 @@ from lightkube.models.meta_v1 import ObjectMeta
 
 from meshproxy.config.schema import MeshConfig
 from meshproxy.config.values import Address
-from meshproxy.control.app import ControlPlane, Settings
+from meshproxy.control.app import ControlPlane
 from meshproxy.control.attestation import make_token
 from meshproxy.control.authority import RequestRefused
 from meshproxy.control.cluster import connect, connect_blocking
@@ -26,6 +26,7 @@ from meshproxy.control.plane_records import PlaneRecords
 from meshproxy.control.root_rotation import in_force
 from meshproxy.control.rotator import Rotator
 from meshproxy.control.secret_place import SecretPlace
+from meshproxy.control.settings import Settings
 from meshproxy.control.shared_leaves import SharedLeaves
 from meshproxy.control.shared_objects import SharedObjects
 from meshproxy.control.shared_tokens import SharedTokens

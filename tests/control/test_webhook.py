@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshproxy.config.values import Address
 from meshproxy.control.app import ControlPlane
-from meshproxy.control.app import Settings as ControlSettings
 from meshproxy.control.authority import Authority, SigningRequest, private_pem
+from meshproxy.control.settings import Settings as ControlSettings
 from meshproxy.control.webhook import Injector, Webhook
 from meshproxy.identity.certificates import CertificateError, Credentials
 from meshproxy.injection.admission import BYTES, Outcome

@@ -11,7 +11,7 @@ from lightkube.resources.core_v1 import Pod
 from meshproxy.config.sidecars import ControlPlane
 from meshproxy.config.values import Address
 from meshproxy.control.app import ControlPlane as ControlProcess
-from meshproxy.control.app import Settings
+from meshproxy.control.settings import Settings
 from meshproxy.identity.certificates import IdentityFiles, own_identity
 from meshproxy.sidecar.control_channel import ControlChannel
 from meshproxy.sidecar.enrollment import Enrollment

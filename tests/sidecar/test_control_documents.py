@@ -26,8 +26,8 @@ from meshproxy.config.sidecars import ControlPlane
 from meshproxy.config.values import Address
 from meshproxy.control import distribution
 from meshproxy.control.app import ControlPlane as ControlProcess
-from meshproxy.control.app import Settings
 from meshproxy.control.attestation import make_token
+from meshproxy.control.settings import Settings
 from meshproxy.control.status import moment
 from meshproxy.control_api import WATCH, DocumentSet, SidecarReport
 from meshproxy.devtools.local_mesh import document

@@ -17,10 +17,10 @@ import pytest
 from meshproxy.config.sidecars import ControlPlane
 from meshproxy.config.values import Address
 from meshproxy.control.app import ControlPlane as ControlProcess
-from meshproxy.control.app import Settings
 from meshproxy.control.attestation import Attestation, make_token
 from meshproxy.control.authority import RequestRefused
 from meshproxy.control.service_accounts import PodIdentity
+from meshproxy.control.settings import Settings
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.certificates import IdentityFiles, own_identity
 from meshproxy.sidecar import enrollment as module
