@@ -48,6 +48,11 @@ class _Reached(Enum):
     ELSEWHERE = "another server has the claim"
 
 
+# Looked up once: a member costs 0.4 us on Python 3.11.
+_NO, _UNCLEAR, _YES = ClaimMatch
+_NOTHING, _BLOCKED, _ELSEWHERE = _Reached
+
+
 def match_claim(claims: Mapping[str, object], path: ClaimPath, wanted: Wanted) -> ClaimMatch:
     """Whether the claim at `path` is what is wanted, or is a list of which an item is.
 
@@ -57,8 +62,8 @@ def match_claim(claims: Mapping[str, object], path: ClaimPath, wanted: Wanted) -
     """
     is_words = isinstance(wanted, fields.ClaimPattern) and wanted.words
     readings = list(_readings(claims, path))
-    if readings == [_Reached.NOTHING] and _is_elsewhere(claims, path):
-        readings = [_Reached.ELSEWHERE]
+    if readings == [_NOTHING] and _is_elsewhere(claims, path):
+        readings = [_ELSEWHERE]
     return _match(readings, wanted, is_words=is_words or _first_of(path) in SCOPE_CLAIMS)
 
 
@@ -81,13 +86,14 @@ def _first_of(path: ClaimPath) -> str:
 
 
 def _match(readings: list[object], wanted: Wanted, *, is_words: bool) -> ClaimMatch:
-    if isinstance(wanted, fields.ClaimPattern) and wanted.all_of:
-        return min(_match(readings, each, is_words=is_words) for each in wanted.all_of)
-    if isinstance(wanted, fields.ClaimPattern) and wanted.any_of:
-        return max(_match(readings, each, is_words=is_words) for each in wanted.any_of)
-    if isinstance(wanted, fields.TextMatch) and wanted.present is not None:
-        present = _resolve([_is_there(value) for value in readings])
-        return present if wanted.present else ClaimMatch(ClaimMatch.YES - present)
+    if isinstance(wanted, fields.TextMatch):
+        if isinstance(wanted, fields.ClaimPattern) and wanted.all_of:
+            return min(_match(readings, each, is_words=is_words) for each in wanted.all_of)
+        if isinstance(wanted, fields.ClaimPattern) and wanted.any_of:
+            return max(_match(readings, each, is_words=is_words) for each in wanted.any_of)
+        if wanted.present is not None:
+            present = _resolve([_is_there(value) for value in readings])
+            return present if wanted.present else ClaimMatch(_YES - present)
     if is_words:
         return _resolve([_match_words(value, wanted) for value in readings])
     compare = _comparison(wanted)
@@ -96,15 +102,14 @@ def _match(readings: list[object], wanted: Wanted, *, is_words: bool) -> ClaimMa
 
 def _resolve(readings: list[ClaimMatch]) -> ClaimMatch:
     """Of all readings of a path the first decides, and another one is not overlooked."""
-    if readings[0] is ClaimMatch.YES:
-        return ClaimMatch.YES
-    return min(max(readings), ClaimMatch.UNCLEAR)
+    first = readings[0]
+    return first if first is _YES or len(readings) == 1 else min(max(readings), _UNCLEAR)
 
 
 def _is_there(value: object) -> ClaimMatch:
-    if value is _Reached.NOTHING:
-        return ClaimMatch.NO
-    return ClaimMatch.UNCLEAR if isinstance(value, _Reached) else ClaimMatch.YES
+    if value is _NOTHING:
+        return _NO
+    return _UNCLEAR if isinstance(value, _Reached) else _YES
 
 
 def find_text(claims: Mapping[str, object], path: ClaimPath) -> str | None:
@@ -118,13 +123,13 @@ def texts_of_claim(claims: Mapping[str, object], path: ClaimPath) -> set[str] | 
     something unclear, or not text."""
     texts: set[str] = set()
     readings = list(_readings(claims, path))
-    if readings == [_Reached.NOTHING] and _is_elsewhere(claims, path):
+    if readings == [_NOTHING] and _is_elsewhere(claims, path):
         return None
     for found in readings:
         for item in found if isinstance(found, list | tuple) else (found,):
             if isinstance(item, str):
                 texts.add(item)
-            elif item is not None and item is not _Reached.NOTHING:
+            elif item is not None and item is not _NOTHING:
                 return None
     return texts
 
@@ -150,16 +155,16 @@ def _readings(members: Mapping[str, object], path: ClaimPath) -> Iterator[object
             is_empty = False
             found = members[name]
             if found is None:
-                yield _Reached.NOTHING
+                yield _NOTHING
             elif end == len(path):
                 yield found
             elif isinstance(found, Mapping):
                 yield from _readings(found, path[end + 1 :])
             else:
-                yield _Reached.BLOCKED
+                yield _BLOCKED
         end = path.rfind(".", 0, end)
     if is_empty:
-        yield _Reached.NOTHING
+        yield _NOTHING
 
 
 def _walk(members: Mapping[str, object], path: tuple[str, ...]) -> object:
@@ -167,51 +172,51 @@ def _walk(members: Mapping[str, object], path: tuple[str, ...]) -> object:
     found: object = members
     for name in path:
         if found is None:
-            return _Reached.NOTHING
+            return _NOTHING
         if not isinstance(found, Mapping):
-            return _Reached.BLOCKED
+            return _BLOCKED
         found = found.get(name)
-    return _Reached.NOTHING if found is None else found
+    return _NOTHING if found is None else found
 
 
 def _compare(found: object, compare: Compare) -> ClaimMatch:
-    if found is _Reached.NOTHING:
-        return ClaimMatch.NO
+    if found is _NOTHING:
+        return _NO
     if not isinstance(found, list | tuple):
         return compare(found)
     results = [compare(item) for item in found if item is not None]
-    return max(results, default=ClaimMatch.NO)
+    return max(results, default=_NO)
 
 
 def _comparison(wanted: Wanted) -> Compare:
     """How a single value is compared. True == 1 == 1.0 in Python; in a token they are three different things."""
     if not isinstance(wanted, fields.TextMatch):
         kind = type(wanted)
-        return lambda found: _answer(found == wanted) if type(found) is kind else ClaimMatch.UNCLEAR
+        return lambda found: _answer(found == wanted) if type(found) is kind else _UNCLEAR
     fits = compile_text(wanted)
-    return lambda found: _answer(fits(found)) if isinstance(found, str) else ClaimMatch.UNCLEAR
+    return lambda found: _answer(fits(found)) if isinstance(found, str) else _UNCLEAR
 
 
 def _answer(fits: bool) -> ClaimMatch:
-    return ClaimMatch.YES if fits else ClaimMatch.NO
+    return _YES if fits else _NO
 
 
 def _match_words(found: object, wanted: Wanted) -> ClaimMatch:
-    if found is _Reached.NOTHING:
-        return ClaimMatch.NO
+    if found is _NOTHING:
+        return _NO
     items = [found] if isinstance(found, str) else found
     if not isinstance(wanted, str | fields.TextMatch) or not isinstance(items, list | tuple):
-        return ClaimMatch.UNCLEAR
+        return _UNCLEAR
     if not all(isinstance(item, str) for item in items):
-        return max(_compare(items, _comparison(wanted)), ClaimMatch.UNCLEAR)
+        return max(_compare(items, _comparison(wanted)), _UNCLEAR)
     has = _words_test(wanted)
     if has is None:
-        return ClaimMatch.UNCLEAR
+        return _UNCLEAR
     if has({word for word in found.split(" ") if word} if isinstance(found, str) else set(items)):
-        return ClaimMatch.YES
+        return _YES
     # Some issuers separate with commas, or put several words into one item of a list.
     loose = {word for item in items for word in _LOOSE_SEPARATOR.split(item) if word}
-    return ClaimMatch.UNCLEAR if has(loose) else ClaimMatch.NO
+    return _UNCLEAR if has(loose) else _NO
 
 
 def _words_test(wanted: str | fields.TextMatch) -> Callable[[set[str]], bool] | None:
