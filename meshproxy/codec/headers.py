@@ -35,6 +35,23 @@ def is_framing_alias(name: bytes) -> bool:
     return name not in FRAMING and name.translate(SPELLING) in FRAMING
 
 
+AUTHORIZATION = b"authorization"
+CREDENTIALS = frozenset(
+    (
+        AUTHORIZATION,
+        b"proxy-authorization",
+        b"x-amzn-oidc-accesstoken",  # Application Load Balancers of AWS
+        b"x-amzn-oidc-data",
+        b"x-goog-iap-jwt-assertion",
+        b"cf-access-jwt-assertion",  # Cloudflare Access
+        b"x-forwarded-access-token",  # oauth2-proxy, the second behind nginx
+        b"x-auth-request-access-token",
+        b"x-ms-token-aad-access-token",  # Azure App Service
+        b"x-ms-token-aad-id-token",
+        b"x-ms-token-aad-refresh-token",
+    )
+)
+"""Fields in which clients and the gateways of the field send tokens: who has one can speak as the caller."""
 TRACE_PARENT = b"traceparent"
 """The trace context of a request (https://www.w3.org/TR/trace-context/): `RequestHead.trace`, not part of `headers`."""
 

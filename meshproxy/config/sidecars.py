@@ -108,7 +108,8 @@ class Inbound(Part, frozen=True, kw_only=True):
     forward_identity: bool = False
     """Send the caller's identity to the model server, in headers. TensorFlow Serving ignores them."""
     forward_token: bool = False
-    """Forward the caller's bearer token to the model server, which could then use it itself."""
+    """Forward the caller's tokens to the model server, which could then use them itself: `authorization`, what
+    `tokenFrom` names, and the headers of common gateways (docs/behaviour.md, Header and path rewriting)."""
 
 
 class Outbound(Part, frozen=True):

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from meshproxy.codec.events import Headers
 from meshproxy.codec.grpc import is_grpc, parse_timeout, with_printable_message
-from meshproxy.codec.headers import REQUEST_ID, SPELLING
+from meshproxy.codec.headers import AUTHORIZATION, CREDENTIALS, REQUEST_ID, SPELLING
 from meshproxy.identity.caller import Caller
 from meshproxy.routing.deadline import REST_HEADER, rest_timeout
 from meshproxy.routing.servers import HEADER as SERVER_HEADER
@@ -48,12 +48,14 @@ class RequestHeaders:
         "is_grpc",
         "server",
         "timeout",
+        "tokens",
         "trace_states",
         "wants_timing",
     )
 
     def __init__(self, headers: Headers) -> None:
         authorization: list[bytes] = []
+        tokens: list[tuple[bytes, bytes]] = []
         encodings: list[bytes] = []
         timeouts: list[bytes] = []
         rest_timeouts: list[bytes] = []
@@ -64,8 +66,11 @@ class RequestHeaders:
         b3: list[tuple[bytes, bytes]] = []
         for field in headers:
             name, value = field
-            if name == b"authorization":
-                authorization.append(value)
+            if name in CREDENTIALS:
+                if name == AUTHORIZATION:
+                    authorization.append(value)
+                else:
+                    tokens.append(field)
                 continue
             if is_identity(name):
                 continue
@@ -108,7 +113,13 @@ class RequestHeaders:
         self.wants_timing = (TIMING_HEADER, b"1") in headers
         """`server-timing` is asked for."""
         self.forward: Headers = tuple(forward)
-        self.forward_with_token: Headers = (*self.forward, *((b"authorization", value) for value in authorization))
+        self.tokens: Headers = tuple(tokens)
+        """Other fields with a credential of the caller (`CREDENTIALS`)."""
+        self.forward_with_token: Headers = (
+            *self.forward,
+            *tokens,
+            *((AUTHORIZATION, value) for value in authorization),
+        )
 
     def before(self, field: tuple[bytes, bytes]) -> RequestHeaders:
         """The same with one more field, which decides nothing and is forwarded."""

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from meshproxy.codec.headers import CREDENTIALS
 from meshproxy.identity.tokens import credential
 
 if TYPE_CHECKING:
@@ -37,14 +38,14 @@ class TokenPlaces:
         fields themselves if there is none: then `authorization` counts."""
         credentials: list[bytes] = []
         forward: list[tuple[bytes, bytes]] = []
-        for name, value in fields.forward:
+        for name, value in (*fields.forward, *fields.tokens):
             if (place := self._headers.get(name)) is not None:
                 credentials.append(credential(place, value))
             elif name == b"cookie" and self._cookie is not None:
                 rest = self._take_cookies(value, credentials)
                 if rest:
                     forward.append((name, rest))
-            else:
+            elif name not in CREDENTIALS:
                 forward.append((name, value))
         return fields.with_token(credentials, tuple(forward)) if credentials else fields
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshproxy.codec.events import Headers
+from meshproxy.codec.headers import CREDENTIALS
 from meshproxy.identity.caller import ANONYMOUS, Caller, Token, Workload
 from meshproxy.proxy.headers import CACHE_BYTES, HeaderReader, RequestHeaders, identity_headers, is_identity
 
@@ -35,6 +36,13 @@ def test_what_decides_something_is_read_and_the_rest_goes_on_in_its_order() -> N
         (b"accept", b"b"),
     )
     assert read.forward_with_token == (*read.forward, (b"authorization", b"Bearer x"))
+
+
+@pytest.mark.parametrize("name", sorted(CREDENTIALS))
+def test_no_credential_goes_on_unless_that_is_asked_for(name: bytes) -> None:
+    read = RequestHeaders(((name, b"secret"), (b"accept", b"a"), (b"x-request-id", b"7")))
+    assert read.forward == ((b"accept", b"a"), (b"x-request-id", b"7"))
+    assert read.forward_with_token == (*read.forward, (name, b"secret"))
 
 
 def test_trace_states_are_not_forwarded_as_they_are() -> None:

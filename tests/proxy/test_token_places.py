@@ -32,6 +32,16 @@ def test_a_header(value: bytes) -> None:
     assert (b"authorization", b"Bearer z") in fields.forward_with_token
 
 
+def test_a_token_in_a_place_of_no_issuer_goes_on_with_none_of_them() -> None:
+    """An ALB adds two tokens, of which an issuer takes one."""
+    other = (b"x-amzn-oidc-accesstoken", b"d.e.f")
+    fields = found((b"x-goog-iap-jwt-assertion", b"a.b.c"), other, (b"x-y", b"z"))
+    assert fields.authorization == [credential(IAP, b"a.b.c")]
+    assert fields.forward == ((b"x-y", b"z"),)
+    assert other in fields.forward_with_token
+    assert PLACES.find(RequestHeaders((other,))).forward == ()
+
+
 @pytest.mark.parametrize(
     ("value", "rest"),
     [

@@ -18,6 +18,7 @@ from meshproxy.codec.h2 import huffman
 from meshproxy.codec.h2.errors import ConnectionFault, ErrorCode
 from meshproxy.codec.h2.fields import LONG_NAME, UNKNOWN_PSEUDO, Field, kind_of_name, make_field
 from meshproxy.codec.h2.frames import DEFAULT_TABLE_BYTES
+from meshproxy.codec.headers import CREDENTIALS
 
 STATIC_TABLE: Headers = (
     (b":authority", b""),
@@ -335,7 +336,7 @@ def write_integer(value: int, mask: int, flags: int) -> bytes:
 
 # How a name begins a literal. Credentials are marked as never to be indexed, not by anyone further on either
 # (RFC 7541 section 7.1.3); for the rest "without indexing" is enough.
-_SENSITIVE = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"))
+_SENSITIVE = CREDENTIALS | {b"cookie", b"set-cookie"}
 _INDEXED = {field: write_integer(index, 0x7F, 0x80) for index, field in enumerate(STATIC_TABLE, 1) if field[1]}
 _NAMES = {
     name: write_integer(index, 0x0F, 0x10 if name in _SENSITIVE else 0x00)
@@ -352,5 +353,5 @@ def encode_field(name: bytes, value: bytes) -> bytes:
     size = len(value)
     prefix = _NAMES.get(name)
     if prefix is None:
-        prefix = b"\0" + write_integer(len(name), 0x7F, 0) + name
+        prefix = (b"\x10" if name in _SENSITIVE else b"\0") + write_integer(len(name), 0x7F, 0) + name
     return prefix + (_LENGTHS[size] if size < 0x7F else write_integer(size, 0x7F, 0)) + value
