@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import aiohttp
 import yaml
@@ -231,9 +231,12 @@ class LocalMesh:
     """A development CA in a folder, and the processes that were started with its certificates. See `local_mesh`.
 
     Attributes:
+        sidecar_defaults: of the Sidecars of all meshes, where they say nothing else.
         client: the certificate of the caller, in `client.pem` and `client-key.pem`. The sidecars of replicas have
             `server.pem` and `server-key.pem`, and the trust bundle is `ca.pem`.
     """
+
+    sidecar_defaults: ClassVar[Document] = {}
 
     def __init__(
         self,
@@ -296,8 +299,13 @@ class LocalMesh:
         else:
             self._sidecars += 1
             path = self.directory / f"sidecar-{self._sidecars}.yaml"
-            path.write_text(yaml.safe_dump_all(documents))
+            path.write_text(yaml.safe_dump_all(map(self._with_defaults, documents)))
         return LocalSidecar(self, await self.start(name, *prefix, *SIDECAR, str(path)), path)
+
+    def _with_defaults(self, document: Document) -> Document:
+        if document["kind"] != "Sidecar":
+            return document
+        return {**document, "spec": {**self.sidecar_defaults, **document["spec"]}}
 
     async def replica(
         self,

@@ -107,6 +107,10 @@ class Ports:
     metrics_path: str = METRICS_PATH
 
 
+GRACE = 1.0
+"""Seconds for what is in flight when it stops. aiohttp would wait for a minute: longer than a pod has for its end."""
+
+
 class ModelServer:
     """Both surfaces, listening on sockets of this machine.
 
@@ -130,7 +134,9 @@ class ModelServer:
         """Listens where `ports` says. Raises OSError."""
         ports = ports or Ports()
         rest = Rest(service, ports.metrics_path)
-        runner = web.ServerRunner(web.Server(rest.handle, request_factory=_unlimited, access_log=None))
+        runner = web.ServerRunner(
+            web.Server(rest.handle, request_factory=_unlimited, access_log=None), shutdown_timeout=GRACE
+        )
         await runner.setup()
         rest_tls = ports.tls.context() if ports.tls is not None and ports.rest_has_tls else None
         await web.TCPSite(runner, ports.host, ports.rest, ssl_context=rest_tls).start()
@@ -147,8 +153,8 @@ class ModelServer:
         await server.start()
         return cls(service, runner, rest_address, server, grpc_address)
 
-    async def stop(self, grace: float = 1.0) -> None:
-        """Stops both; requests in flight get `grace` seconds."""
+    async def stop(self, grace: float = GRACE) -> None:
+        """Stops both; calls of gRPC in flight get `grace` seconds, requests of REST `GRACE`."""
         await self._grpc_server.stop(grace)
         await self._runner.cleanup()
 

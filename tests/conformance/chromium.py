@@ -12,6 +12,8 @@ from typing import Any
 
 import aiohttp
 
+from tests.processes.waiting import PATIENCE
+
 OPTIONS = (
     "--headless=new",
     "--no-sandbox",
@@ -76,7 +78,7 @@ class Tab:
             raise RuntimeError(str(answer["exceptionDetails"]))
         return answer["result"].get("value")
 
-    async def until(self, script: str, seconds: float = 30.0) -> None:
+    async def until(self, script: str, seconds: float = PATIENCE) -> None:
         """Wait until an expression is true, also on a page that this one leads to."""
         async with asyncio.timeout(seconds):
             while True:

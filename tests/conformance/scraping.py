@@ -16,7 +16,7 @@ import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from tests.processes.waiting import until
+from tests.processes.waiting import PATIENCE, until
 
 REPOSITORY = Path(__file__).parents[2]
 NEWEST = Path(os.environ.get("PROMETHEUS_BIN", ""))
@@ -64,7 +64,7 @@ class Prometheus:
         assert len(targets) == 1
         return targets[0]["health"], targets[0]["lastError"]
 
-    async def scraped_after(self, job: str, seconds: float = 30.0) -> None:
+    async def scraped_after(self, job: str, seconds: float = PATIENCE) -> None:
         """Wait for a scrape that begins after now. Raises TimeoutError."""
 
         async def scraped() -> float:
@@ -90,7 +90,7 @@ class Prometheus:
 async def running_prometheus(
     release: str, folder: Path, jobs: Mapping[str, dict[str, Any]], *options: str
 ) -> AsyncIterator[Prometheus]:
-    """A server that scrapes each second.
+    """A server that scrapes every two seconds.
 
     Args:
         release: a key of `RELEASES`.
@@ -99,7 +99,7 @@ async def running_prometheus(
     """
     folder.mkdir()
     configuration = {
-        "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
+        "global": {"scrape_interval": "2s", "scrape_timeout": "2s"},
         "scrape_configs": [{"job_name": name, **job} for name, job in jobs.items()],
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))

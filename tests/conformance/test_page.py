@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from meshproxy.devtools.child import free_port
 from meshproxy.devtools.clients import RestClient
 from meshproxy.devtools.issuer import Client as IssuerClient
 from meshproxy.devtools.issuer import DevelopmentIssuer
@@ -193,8 +193,7 @@ async def test_the_keyboard_and_names_for_screen_readers(tab: Tab) -> None:
 
 async def test_a_person_logs_in_and_out(tab: Tab, pictures: Path) -> None:
     clients = {"page": IssuerClient("")}
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     async with DevelopmentIssuer.serve(algorithm="ES256", clients=clients, people=PEOPLE) as issuer:
         login = msgspec.structs.replace(LOGIN, issuer=issuer.issuer, address=f"http://localhost:{port}")
         async with serving(source(5), login, port) as url:

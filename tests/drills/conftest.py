@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from meshproxy.devtools.local_mesh import LocalMesh
 from meshproxy.devtools.network_namespaces import NetworkNamespaces, enter, run
 
 APPLICATION = "10.77.0.1"
@@ -58,6 +59,18 @@ class Hosts:
                 run("ip", "-n", name, "link", "set", interface, "up")
             enter(app)
             yield self
+
+
+LANE = os.environ.get("DRILLS_LANE", "on")
+"""Whether requests may take the express lane: `make drills DRILLS_LANE=off` sends all of them through the stations."""
+
+
+@pytest.fixture(autouse=True)
+def lane(monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the sidecars of the drill have the lane."""
+    assert LANE in ("on", "off"), f"DRILLS_LANE is {LANE}: expected on or off"
+    monkeypatch.setattr(LocalMesh, "sidecar_defaults", {"expressLane": LANE == "on"})
+    return LANE == "on"
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ async def test_nothing_is_in_clear_and_nobody_knows_of_the_mesh(hosts: Any, tmp_
             _, connection = await loop.create_connection(
                 lambda: GrpcConnection(blocks, message, 4, driver.finished), sock=sock
             )
-            calls = await driver.run_closed(connection.slots, 5, at_most=100)
+            calls = await driver.run_closed(connection.slots, 60, at_most=100)
             connection.transport.abort()
             assert calls.done >= 100
             assert not calls.errors

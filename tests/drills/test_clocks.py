@@ -57,7 +57,7 @@ async def test_a_clock_jumps(tmp_path: Path) -> None:
                 warned = it.replica.said(WARNING)
                 offset = (await it.replica.metrics())[OFFSET]
                 print(f"{seconds:+g} s: {warned[-1]['ahead_seconds']} in the log, {OFFSET} {offset:.0f}")
-                assert abs(offset - seconds) < 10
+                assert abs(offset - seconds) < 30
             await load.more(200)
         await load.stop()
         print(f"{load.answered} calls, 0 failed, while the clock of a replica jumped by {JUMP:g} s and back")

@@ -1,11 +1,12 @@
-"""Certificates that live for half a minute, under load, with a control plane that comes and goes.
+"""Certificates that live for half a minute or a minute, under load, with a control plane that comes and goes.
 
-A drill because it needs a machine that does nothing else: on a busy one such a certificate expires before the next.
+A drill because a certificate that is so short-lived may expire before the next on a machine that has much else to do.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
-LIFETIME = "20s"
-MARGIN = 4.0
-"""Seconds: of the last fifth of a certificate's life, as a day has 4.8 hours."""
+LIFETIME = "30s"
+LONG = "60s"
+"""Of certificates that nobody renews until their last fifth."""
+MARGIN = 12.0
+"""Seconds: of the last fifth of such a certificate's life, as a day has 4.8 hours."""
 TRYING = "no certificate from the control plane; trying again"
 EXPIRY = "meshproxy_identity_cert_expiration_timestamp_seconds"
 
@@ -51,12 +54,14 @@ async def test_certificates_rotate_and_the_control_plane_may_be_away(tmp_path: P
 
 async def test_away_for_the_rest_of_a_certificates_life_less_the_margin(tmp_path: Path) -> None:
     """Killed as soon as a certificate is issued, and back when it has `MARGIN` seconds left."""
-    async with mesh(tmp_path, LIFETIME) as it:
+    async with mesh(tmp_path, LONG) as it:
         load = Load(it.application.outbound, None, rest=[True] * 2, grpc=[True] * 2)
         await until(lambda: it.rotations() >= 1)
         await it.control.kill()
-        rotations = it.rotations()
         sidecars = (it.replica, it.application)
+        # Whatever was issued has come by then.
+        await until(lambda: all(each.said(TRYING) for each in sidecars))
+        rotations = it.rotations()
         expires = min([(await each.metrics())[EXPIRY] for each in sidecars])
         away = time.time()
         await until(lambda: time.time() > expires - MARGIN)
@@ -80,4 +85,7 @@ async def test_workers_share_an_identity_that_their_supervisor_renews(tmp_path: 
         await load.more(50)
         await load.stop()
         page = await it.replica.metrics()
-        assert page['meshproxy_identity_issuances_total{result="ok"}'] == 2
+        # One for both of them, each time; the last one may not have reached them.
+        issued = page['meshproxy_identity_issuances_total{result="ok"}']
+        workers = Counter(line["worker"] for line in it.replica.said("certificate rotated"))
+        assert {issued - 1 - count for count in workers.values()} <= {0, 1}

@@ -21,7 +21,7 @@ from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
-LIFETIME = "30s"
+LIFETIME = "45s"
 """A third of it is for the control plane to start again, which takes seconds on a busy machine."""
 TRYING = "no certificate from the control plane; trying again"
 REQUEST_TURN = 3
@@ -130,6 +130,7 @@ async def test_killed_between_request_and_answer(tmp_path: Path, moment: str) ->
             failed = 0.0
             for each in sidecars:
                 failed += await each.total("meshproxy_identity_issuances_total", 'result="failed"')
+            await until(lambda: sum(len(each.said(TRYING)) for each in sidecars) >= failed)  # its log comes by a pipe
             problems = [line["problem"] for each in sidecars for line in each.said(TRYING)]
             print(f"killed {moment}: {load.answered} calls, 0 failed; {failed:.0f} attempts failed: {problems[0]}")
             assert failed == len(problems) >= 1

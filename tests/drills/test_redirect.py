@@ -70,7 +70,7 @@ async def test_who_dials_a_replica_lands_in_the_outbound_port(hosts: Any, tmp_pa
         _, connection = await loop.create_connection(
             lambda: GrpcConnection(blocks, message, 4, driver.finished), sock=sock
         )
-        run = await driver.run_closed(connection.slots, 5, at_most=100)
+        run = await driver.run_closed(connection.slots, 60, at_most=100)
         connection.transport.abort()
         print(f"{run.done} gRPC calls answered, {dict(run.errors)}")
         assert run.done >= 100

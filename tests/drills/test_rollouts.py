@@ -51,7 +51,7 @@ async def test_an_abort_loses_no_call(tmp_path: Path) -> None:
         await it.has(50.0)
         await load.more(100)
         await asyncio.to_thread(it.order, "abort")
-        await it.has(0.0, 5.0)
+        await it.has(0.0)
         await load.more(200)
         await load.stop()
         assert (await it.status())["phase"] == "rolled-back"
@@ -62,10 +62,10 @@ async def test_a_version_that_fails_is_out_at_once(tmp_path: Path) -> None:
     async with rollout(tmp_path, MISSING, stepWeights=[50], interval="30s") as it:
         await it.has(50.0)
         load = load_of(it)
-        await it.has(0.0, 10.0)
+        await it.has(0.0)
         lost = await rest_of(load)
         await load.stop()
-        await it.becomes("rolled-back", seconds=10.0)
+        await it.becomes("rolled-back")
         print(f"out after {lost} failed calls of both surfaces; {load.answered} went well")
 
 
@@ -74,7 +74,7 @@ async def test_the_control_plane_is_away_at_the_moment_of_the_rollback(tmp_path:
         await it.has(50.0)
         await it.control.kill()
         load = load_of(it)
-        await it.has(0.0, 10.0)
+        await it.has(0.0)
         await rest_of(load)
         await load.stop()
         # A sidecar that starts anew meanwhile remembers: no call of it goes to what has failed.
@@ -84,7 +84,7 @@ async def test_the_control_plane_is_away_at_the_moment_of_the_rollback(tmp_path:
         await load.more(200)
         await load.stop()
         await it.restart_control()
-        await it.becomes("rolled-back", seconds=30.0)
+        await it.becomes("rolled-back")
         assert await it.weight() == 0.0
 
 

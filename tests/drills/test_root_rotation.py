@@ -1,4 +1,4 @@
-"""The root of a mesh is replaced under load, with certificates that live for 20 s: nobody notices.
+"""The root of a mesh is replaced under load, with certificates that live for 30 s: nobody notices.
 
 `MESHPROXY_DRILL_SECONDS=300` makes it longer; the rotation takes place in the middle.
 """
@@ -24,8 +24,8 @@ from meshproxy.devtools.models import Catalogue
 from tests.processes.calls import Load
 from tests.processes.mesh import Mesh, control_command, mesh
 
-SECONDS = float(os.environ.get("MESHPROXY_DRILL_SECONDS", "75"))
-LIFETIME = "20s"
+SECONDS = float(os.environ.get("MESHPROXY_DRILL_SECONDS", "90"))
+LIFETIME = "30s"
 STREAM_SECONDS = 50.0
 """Of one stream: the certificates with which it began expire meanwhile."""
 PAUSE = 0.1

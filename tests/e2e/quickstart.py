@@ -13,7 +13,7 @@ from tests import pages
 from tests.e2e.standing import MESHPROXY, ROOT, Standing
 
 KUBECTL = Path(__file__).with_name("kubectl.py")
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Seconds until a call or a list is as shown: a change of documents may be on its way when it is made."""
 
 

@@ -65,7 +65,7 @@ class Server:
         headers = {"authorization": f"Bearer {self._token}", "content-type": "application/json"}
         try:
             request = Request(url, json.dumps(content).encode(), headers)
-            with urlopen(request, timeout=20, context=self._context) as response:
+            with urlopen(request, timeout=60, context=self._context) as response:
                 return json.load(response), response.headers.get_all("warning") or []
         except HTTPError as error:
             raise Rejected(json.load(error)["message"]) from None

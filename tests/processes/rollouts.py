@@ -12,6 +12,7 @@ import aiohttp
 from meshproxy.devtools.child import free_port
 from meshproxy.devtools.local_mesh import SERVER, document, environment
 from tests.processes.mesh import Mesh, control_command
+from tests.processes.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from meshproxy.devtools.child import Child
@@ -87,14 +88,14 @@ class RolloutMesh(Mesh):
                         return dict(found["status"])
                 await asyncio.sleep(0.05)
 
-    async def becomes(self, *phases: str, seconds: float = 60.0) -> dict[str, Any]:
+    async def becomes(self, *phases: str, seconds: float = PATIENCE) -> dict[str, Any]:
         """Returns the status as soon as it has one of these phases."""
         async with asyncio.timeout(seconds):
             while (status := await self.status())["phase"] not in phases:
                 await asyncio.sleep(0.1)
         return status
 
-    async def has(self, weight: float, seconds: float = 30.0) -> None:
+    async def has(self, weight: float, seconds: float = PATIENCE) -> None:
         async with asyncio.timeout(seconds):
             while await self.weight() != weight:
                 await asyncio.sleep(0.05)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ import dns.rdatatype
 import dns.rrset
 import pytest
 
+from meshproxy.devtools.load.generator import Run
 from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest
-from meshproxy.devtools.local_mesh import document, local_mesh
+from meshproxy.devtools.local_mesh import Replica, document, local_mesh
 from tests.processes.calls import REQUEST
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
@@ -69,30 +70,45 @@ async def test_a_name_that_moves_loses_no_call(tmp_path: Path) -> None:
         dns_spec = {"name": "models.test", **ports, "nameServer": address, "minRefresh": "200ms", "maxRefresh": "200ms"}
         application = await mesh.application([document("ModelServer", {"dns": dns_spec}, "models")])
         heard = []
+        is_over = asyncio.Event()
+
+        async def has_calls(replica: Replica) -> None:
+            """It is called, and will be until it has had some more."""
+            goal = await replica.request_count() + 100
+            async with asyncio.timeout(60):
+                while await replica.request_count() < goal:
+                    await asyncio.sleep(0.02)
 
         async def move() -> None:
-            for addresses, change in ((["127.0.0.1", "127.0.0.2"], "added"), (["127.0.0.2"], "removed")):
-                await asyncio.sleep(1)
+            for addresses, change, replica in (
+                (["127.0.0.1", "127.0.0.2"], "added", first),
+                (["127.0.0.2"], "removed", second),
+            ):
+                await has_calls(replica)
                 heard.append([await first.request_count(), await second.request_count()])
                 await names.move(*addresses)
                 async with asyncio.timeout(60):
                     while not await application.total("meshproxy_endpoint_changes_total", f'change="{change}"'):
                         await asyncio.sleep(0.02)
-            # For calls that are in flight.
-            await asyncio.sleep(0.2)
+            await has_calls(second)  # those that were in flight are over
             heard.append([await first.request_count(), await second.request_count()])
             # Whoever is gone for the name server may go in earnest.
             await first.model_server.stop()
+            await has_calls(second)
+            is_over.set()
 
-        rest, grpc, _ = await asyncio.gather(
-            predict_over_rest(application.outbound, 200, 4),
-            predict_over_grpc(application.outbound, 200, 4, REQUEST),
-            move(),
-        )
-        print(f"{rest.done} and {grpc.done} answered; calls of the two before and after each move of the name: {heard}")
-        for run in (rest, grpc):
-            assert (run.done, dict(run.errors), run.unanswered) == (800, {}, 0)
+        async def call(over: Callable[..., Awaitable[Run]], *more: bytes) -> int:
+            """Until the name has moved; how many calls were answered, which is all."""
+            answered = 0
+            while not is_over.is_set():
+                run = await over(application.outbound, 200, 0.5, *more)
+                assert (run.done, dict(run.errors), run.unanswered) == (100, {}, 0)
+                answered += run.done
+            return answered
+
+        rest, grpc, _ = await asyncio.gather(call(predict_over_rest), call(predict_over_grpc, REQUEST), move())
+        print(f"{rest} and {grpc} answered; calls of the two before and after each move of the name: {heard}")
         assert heard[0][1] == 0 < heard[1][1]
-        assert await second.request_count() == 1_600 - heard[2][0]
+        assert await second.request_count() == rest + grpc - heard[2][0]
         assert await application.total("meshproxy_endpoint_changes_total", 'change="added"') == 1
         assert await application.total("meshproxy_endpoint_changes_total", 'change="removed"') == 1

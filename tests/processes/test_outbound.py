@@ -141,11 +141,11 @@ async def test_a_split_keeps_its_shares_and_a_reload_moves_them_at_once(tmp_path
 
 @pytest.mark.parametrize("limit", [{"limit": 10}, {"initial": 10}], ids=["fixed", "adaptive"])
 async def test_calls_beyond_the_concurrency_limit_and_its_queue_are_refused(limit: Document, tmp_path: Path) -> None:
-    """A hundred calls at once to a model server that takes a second for eight of them."""
+    """A hundred calls at once to a model server that takes four seconds for eight of them."""
     concurrency = {**limit, "queue": 20, "queueTimeout": "200ms"}
     limited = document("ModelRoute", {"models": ["half_plus_two"], "concurrency": concurrency})
     async with local_mesh(tmp_path / "mesh") as mesh:
-        replica = await mesh.replica("--latency-ms=1000", "--concurrency=8", documents=[limited])
+        replica = await mesh.replica("--latency-ms=4000", "--concurrency=8", documents=[limited])
         application = await mesh.application([server_of([replica]), route(timeout="50s", retries={"attempts": 1})])
         run = await predict_over_grpc(application.outbound, 100_000, 0.001, REQUEST, streams=100)
         print(f"{run.done} answered, {dict(run.errors)}")

@@ -103,11 +103,11 @@ async def test_shares_copies_and_fallbacks_may_name_another_model(tmp_path: Path
         async with RestClient(application.outbound, None) as rest, GrpcClient(application.outbound, None) as client:
             over_rest = Counter([await rest_version(rest, "resnet") for _ in range(300)])
             over_grpc = Counter([await grpc_spec(client, "resnet") for _ in range(300)])
-            # Binomial: five standard deviations of 30 are 26.
+            # Binomial: outside of these bounds once in ten million runs.
             assert over_rest.keys() == {1, 7}
-            assert abs(over_rest[7] - 30) <= 26
+            assert 5 <= over_rest[7] <= 62
             assert over_grpc.keys() == {("resnet", 1), ("resnet-v2", 7)}
-            assert abs(over_grpc[("resnet-v2", 7)] - 30) <= 26
+            assert 5 <= over_grpc[("resnet-v2", 7)] <= 62
             # Whoever names a version means that of the model.
             pinned = predict_request("resnet", [0.0], version=1).SerializeToString()
             assert {(await client.call(PREDICT, pinned)).status for _ in range(30)} == {"OK"}
@@ -260,8 +260,10 @@ async def test_a_cookie_keeps_a_client_with_its_share(tmp_path: Path) -> None:
             ]
         )
         url = f"http://{application.outbound}/v1/models/resnet:predict"
-        versions = set()
-        for client in range(16):
+        versions: set[str] = set()
+        for client in range(32):
+            if client >= 8 and len(versions) == 2:
+                break
             jar = str(tmp_path / f"jar-{client}")
             request = ("-b", jar, "-c", jar, "-d", '{"instances": [0.0]}', url)
             first = await curl("-D", "-", *request)
@@ -271,7 +273,7 @@ async def test_a_cookie_keeps_a_client_with_its_share(tmp_path: Path) -> None:
             assert len(answers) == 1
             assert "set-cookie" not in await curl("-D", "-", *request)
             versions |= answers
-        assert len(versions) == 2  # one in 32,768 runs has one
+        assert len(versions) == 2  # one in two billion runs has one
         async with GrpcClient(application.outbound, None) as client_of_grpc:
             call: Any = client_of_grpc.channel.unary_unary(PREDICT)
             request_of_grpc = predict_request("resnet", [0.0]).SerializeToString()

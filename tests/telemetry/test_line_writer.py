@@ -86,15 +86,15 @@ def test_a_reader_that_does_not_read_costs_no_time_and_what_is_lost_is_counted(
     pipe: Pipe, caplog: pytest.LogCaptureFixture
 ) -> None:
     count = 5_000
-    longest = 0.0
+    took = []
     with caplog.at_level(logging.WARNING):
         for number in range(count):
             began = time.thread_time()
             pipe.writer.write(line(number))
-            longest = max(longest, time.thread_time() - began)
+            took.append(time.thread_time() - began)
         # Not a word yet: the application's log may go to the same reader.
         assert caplog.text == ""
-        assert longest < 0.01
+        assert sorted(took)[-5] < 0.01  # a collection of garbage, or of the hypervisor's, may fall upon some
         assert pipe.writer.dropped > 0
         received = b""
         while data := pipe.read():
