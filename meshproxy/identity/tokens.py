@@ -380,6 +380,8 @@ def _find_key(issuer: Issuer, kid: str | None, algorithm: str, now: float) -> Ke
                     retry_after=keys.retry_after(now),
                 )
             case Ask.NEVER:
+                if kid is None:
+                    raise _refused("The token names no key (kid), and not exactly one of its issuer fits.")
                 raise _refused("The token is signed with an unknown key: its issuer does not publish it.")
     if algorithm not in key.algorithms:
         raise _refused("The token algorithm (alg) does not match its key.")

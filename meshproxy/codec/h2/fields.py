@@ -74,8 +74,11 @@ _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 """A token of RFC 9110 section 5.6.2 without upper case."""
 _AUTHORITY = rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})++(?::[0-9]{0,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{0,5})?"
 """Host and port of RFC 3986 section 3.2; without user information, which RFC 9113 section 8.3.1 forbids."""
-_AUTHORITIES = rb"(?:" + _AUTHORITY + rb")(?:,(?:" + _AUTHORITY + rb"))*+"
-"""gRPC clients send all addresses of a target such as `ipv4:10.0.0.1:8500,10.0.0.2:8500` as `:authority`."""
+_GRPC_AUTHORITY = rb"(?:" + _AUTHORITY + rb"|\[[0-9A-Fa-f:.]+%25[A-Za-z0-9\-._~]+\](?::[0-9]{0,5})?)"
+"""The same, or an address with its zone (RFC 6874)."""
+_AUTHORITIES = _GRPC_AUTHORITY + rb"(?:," + _GRPC_AUTHORITY + rb")*+"
+"""gRPC clients send all addresses of a target as `:authority`: `ipv4:10.0.0.1:8500,10.0.0.2:8500`,
+`ipv6:[fe80::1%25eth0]:8500`."""
 _GRAMMARS = {
     METHOD: re.compile(TOKEN + rb"{1,32}").fullmatch,
     SCHEME: re.compile(rb"https?").fullmatch,

@@ -329,8 +329,8 @@ def _read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Pars
         authority = host
     elif host is not None and host != authority and host.lower() != authority.lower():
         raise Malformed(":authority and host differ")
-    if b"," in authority and is_single_authority(authority) is None and not _is_grpc(headers):
-        raise Malformed(":authority has several hosts, which only gRPC clients may send")
+    if (b"," in authority or b"[" in authority) and is_single_authority(authority) is None and not _is_grpc(headers):
+        raise Malformed(":authority has several hosts or a zone, which only gRPC clients may send")
     if len(target) > limits.target_bytes:
         raise Unacceptable(414, f"the request target is longer than {limits.target_bytes} bytes", "target_bytes")
     if length is not None:

@@ -37,6 +37,21 @@ def test_grpc_requests_take_trailers() -> None:
     assert (b"te", b"trailers") not in read(Encoder().request(b"POST", b"http", b"a", b"/x", GRPC[1:], None))
 
 
+@pytest.mark.parametrize(
+    ("content_type", "takes"),
+    [
+        (b"Application/GRPC", True),
+        (b"application/grpc+proto", True),
+        (b"application/grpc;charset=utf-8", True),
+        (b"application/grpc-web", False),
+    ],
+)
+def test_what_is_grpc_has_no_case(content_type: bytes, takes: bool) -> None:
+    """As it is read: grpcio resets a call without `te`."""
+    block = Encoder().request(b"POST", b"http", b"a", b"/x", ((b"content-type", content_type),), None)
+    assert ((b"te", b"trailers") in read(block)) is takes
+
+
 def test_authority_may_be_missing() -> None:
     names = [name for name, _ in read(Encoder().request(b"GET", b"http", b"", b"/", (), None))]
     assert names == [b":method", b":scheme", b":path"]

@@ -51,7 +51,14 @@ def test_a_plain_request() -> None:
 
 
 GRPC = (b"content-type", b"application/grpc")
-SEVERAL = [b"127.0.0.1:8500,127.0.0.1:8501", b"[::1]:8500,[::1]:8501", b"a:1,b"]
+SEVERAL = [
+    b"127.0.0.1:8500,127.0.0.1:8501",
+    b"[::1]:8500,[::1]:8501",
+    b"a:1,b",
+    b"[fe80::1%25eth0]:8500",
+    b"[fe80::1%25eth0]",
+    b"[fe80::1%25eth0.7]:8500,[fe80::2%25eth0.7]:8500",
+]
 
 
 @pytest.mark.parametrize("authority", SEVERAL)
@@ -62,7 +69,21 @@ def test_a_grpc_client_may_send_all_addresses_of_its_target(authority: bytes) ->
         request(head)
 
 
-@pytest.mark.parametrize("authority", [b"a:1,", b"a:1,:2", b"a:1,[::1", b"a:1,user@b:2", b"a:1, b:2"])
+@pytest.mark.parametrize(
+    "authority",
+    [
+        b"a:1,",
+        b"a:1,:2",
+        b"a:1,[::1",
+        b"a:1,user@b:2",
+        b"a:1, b:2",
+        b"[fe80::1%eth0]:1",
+        b"[fe80::1%25]:1",
+        b"[fe80::1%25a/b]:1",
+        b"[%25eth0]:1",
+        b"fe80::1%25eth0:1",
+    ],
+)
 def test_each_address_of_a_list_must_be_one(authority: bytes) -> None:
     with pytest.raises(Malformed):
         request([METHOD, SCHEME, PATH, (b":authority", authority), GRPC])
