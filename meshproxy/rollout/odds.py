@@ -6,34 +6,47 @@ k has the hypergeometric distribution, whatever the rate of failures was in that
 both arms alike drop out. If the candidate's odds of failing are `r` times the stable version's, it has Fisher's
 noncentral one, and the factor is r**k / E[r**k], the ratio of both. Exact for all sizes. Given the failures, it is
 Lindon and Malek's multinomial test (arXiv 2011.03567) with two cells, without their large-sample approximation for the
-shares of traffic.
+shares of traffic. `r` may depend on n, N and K, of which k says nothing without a difference: where much fails anyway,
+it is the ratio that makes two percentage points (`ALTERNATIVES`).
 
 **A limit.** k of n against the share p: the ratio of two binomial probabilities.
 """
 
 from __future__ import annotations
 
-from math import exp, lgamma, log
+from math import exp, expm1, lgamma, log, log1p
 
-RATIOS = (1.2, 1.5, 2.0, 3.0, 6.0, 20.0)
-"""The alternatives, as ratios of odds. Each grows where the true ratio is above about its root."""
-_LOGS = tuple(log(ratio) for ratio in RATIOS)
+ALTERNATIVES = ((1.3, 1.0), (2.0, 0.03), (4.0, 0.02), (8.0, 0.02), (20.0, 0.02), (20.0, 0.1))
+"""What is looked for: a ratio of odds, but no more than this difference of shares. Each grows where the true ratio is
+above about its root. A few failures tell ratios alone; of a version that fails 2 % anyway, two percentage points more
+are a ratio of 2."""
 _NEGLIGIBLE = 1e-15
 
 
 def two_arms(events: int, calls: int, other_events: int, other_calls: int) -> tuple[float, ...]:
-    """Logarithms of the factors, one for each of `RATIOS`: "more frequent among `calls` than among `other_calls`"."""
-    total = events + other_events
-    if not total or not calls or not other_calls or total == calls + other_calls:
-        return (0.0,) * len(RATIOS)
-    return tuple(events * step - _log_mean(step, total, calls, calls + other_calls) for step in _LOGS)
+    """Logarithms of the factors, one for each of `ALTERNATIVES`: "more frequent among `calls` than among
+    `other_calls`"."""
+    total, size = events + other_events, calls + other_calls
+    if not total or not calls or not other_calls or total == size:
+        return (0.0,) * len(ALTERNATIVES)
+    steps = [log_ratio(most, (total - difference * calls) / size, difference) for most, difference in ALTERNATIVES]
+    means = {step: _log_mean(step, total, calls, size) for step in set(steps)}
+    return tuple(events * step - means[step] for step in steps)
 
 
 def against(events: int, calls: int, share: float) -> tuple[float, ...]:
     """The same for "more frequent than `share`", which is above 0 and below 1."""
-    return tuple(
-        events * step - calls * log(1.0 + share * (ratio - 1.0)) for step, ratio in zip(_LOGS, RATIOS, strict=True)
-    )
+    steps = [log_ratio(most, share, difference) for most, difference in ALTERNATIVES]
+    return tuple(events * step - calls * log1p(share * expm1(step)) for step in steps)
+
+
+def log_ratio(most: float, share: float, difference: float) -> float:
+    """The logarithm of the ratio of odds of a share with this difference above it, and at most that of `most`. Shares
+    that cannot be have none of their own."""
+    higher = share + difference
+    if share <= 0 or higher >= 1:
+        return log(most)
+    return min(log(most), log(higher / (1 - higher) * (1 - share) / share))
 
 
 def _log_mean(step: float, total: int, drawn: int, size: int) -> float:
