@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ def replace_file(path: Path, content: bytes, mode: int, *, survives: bool = True
     Raises:
         OSError: it cannot be written; the one before is still there.
     """
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    # Of the thread, whose number no other one has at the time, in whatever process: several may write the same file.
+    new = path.with_name(f".{path.name}.{threading.get_native_id()}.new")
     new.unlink(missing_ok=True)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     with os.fdopen(descriptor, "wb") as file:

@@ -114,6 +114,6 @@ class ControlRoots:
                 extra={"fields": {"reason": error.reason, "problem": error.message}},
             )
             return
-        replace_file(self._channel.files.trust_bundle, roots, 0o644)
+        await asyncio.to_thread(replace_file, self._channel.files.trust_bundle, roots, 0o644)
         logger.info("trust bundle received", extra={"fields": {"trust_bundle": roots_digest(roots)}})
         self._has_news.set()

@@ -165,7 +165,7 @@ class Enrollment:
         except CertificateError as error:
             raise EnrollmentFailed(f"the certificate that was issued cannot be used: {error.message}") from error
         try:
-            self._store(credentials)
+            await asyncio.to_thread(self._store, credentials)
         except OSError as error:
             self._unstored = credentials
             raise EnrollmentFailed(f"{self._settings.folder} cannot be written: {error.strerror}") from error
