@@ -154,7 +154,8 @@ class WarmUp(Part, frozen=True):
     """What an arm does at first is not judged: the first calls of a version are slow."""
 
     calls: Annotated[int, Meta(ge=0, le=1_000_000)] = 20
-    """The first calls of each arm at each sidecar do not count."""
+    """The first calls of each arm at each sidecar do not count. With ten or more, nor do further ones while the second
+    half of them is a fifth faster than the half before, up to ten times as many."""
     duration: DurationOrZero = 10.0
     """Nor do those within this time of its first one. A fast kill counts them all."""
 

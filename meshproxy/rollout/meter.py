@@ -6,6 +6,7 @@ the caller gave up. The latency is that of the model server: from the request, w
 
 from __future__ import annotations
 
+from math import log
 from typing import TYPE_CHECKING
 
 from meshproxy.proxy.exchange import NO_FLAGS, ResponseFlags
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
 
 READING = 20
 """Reading answers takes at most one part in so many of the time."""
+LONGEST_SETTLING = 10
+"""Times the calls of the warm-up: what is not settled then is how the version is, and is judged."""
+LEAST_SETTLING = 10
+"""Calls of a warm-up: the halves of a shorter one say nothing of whether the latency has settled."""
+STILL_FASTER = log(1.25)
+"""Between two halves. Of ten calls each, chance alone makes such a difference once in nine."""
 GOOD = ""
 """The kind of a call that did not fail."""
 
@@ -67,14 +74,60 @@ def kind_of(exchange: Exchange, is_whole: bool) -> str | None:
 class _Measured:
     """One arm."""
 
-    __slots__ = ("calls", "first", "window")
+    __slots__ = ("calls", "first", "is_warm", "settling", "window")
 
-    def __init__(self) -> None:
+    def __init__(self, warm_up: WarmUp) -> None:
         self.window = ArmWindow()
+        self.is_warm = not warm_up.calls and not warm_up.duration
         self.calls = 0
-        """With those of the warm-up."""
+        """In the warm-up."""
         self.first = 0.0
         """When the first one ended."""
+        self.settling = Settling(warm_up.calls)
+
+    def warms_up(self, length: WarmUp, now: float, seconds: float) -> bool:
+        """Whether the call that ends now is one of the warm-up. `seconds`: that it took; 0: it says nothing of that."""
+        if self.calls and self.calls >= length.calls and now - self.first >= length.duration:
+            self.is_warm = self.settling.is_over or self.calls >= LONGEST_SETTLING * length.calls
+            if self.is_warm:
+                return False
+        if not self.calls:
+            self.first = now
+        self.calls += 1
+        if seconds > 0:
+            self.settling.add(seconds)
+        return True
+
+
+class Settling:
+    """Whether calls still become faster: of each half of the warm-up the geometric mean, which no single call moves.
+
+    Args:
+        calls: of the warm-up.
+
+    Attributes:
+        is_over: the last half was about as slow as the one before.
+    """
+
+    __slots__ = ("_before", "_count", "_half", "_sum", "is_over")
+
+    def __init__(self, calls: int) -> None:
+        self._half = max(calls // 2, 1)
+        self._before: float | None = None
+        self._sum = 0.0
+        self._count = 0
+        self.is_over = calls < LEAST_SETTLING
+
+    def add(self, seconds: float) -> None:
+        """A call took so long; above 0."""
+        if self.is_over:
+            return
+        self._sum += log(seconds)
+        self._count += 1
+        if self._count == self._half:
+            mean, before = self._sum / self._count, self._before
+            self.is_over = before is not None and mean >= before - STILL_FASTER
+            self._before, self._sum, self._count = mean, 0.0, 0
 
 
 class Meter:
@@ -102,7 +155,7 @@ class Meter:
         self._now = now
         self._cpu_time = cpu_time
         self._reads_again = 0.0
-        self._arms = (_Measured(), _Measured())
+        self._arms = (_Measured(warm_up), _Measured(warm_up))
 
     def take(self) -> tuple[ArmWindow, ArmWindow]:
         """What stable version and candidate have done since the last call."""
@@ -139,18 +192,16 @@ class Meter:
             self._kill.add_stable(has_failed)
         elif self._kill.add_candidate(has_failed):
             self._tripped(f"a burst of failures of the candidate, the last one: {kind}")
-        now, arm = self._now(), self._arms[is_candidate]
-        arm.calls += 1
-        if not arm.first:
-            arm.first = now
-        if arm.calls <= self._warm_up.calls or now - arm.first < self._warm_up.duration:
-            return
+        arm, seconds = self._arms[is_candidate], exchange.first_byte - exchange.connected
+        if not arm.is_warm:
+            is_timed = kind == GOOD and exchange.connected
+            if arm.warms_up(self._warm_up, self._now(), seconds if is_timed else 0.0):
+                return
         window = arm.window
         window.calls += 1
         if kind != GOOD:
             window.failures[kind] = window.failures.get(kind, 0) + 1
             return
-        seconds = exchange.first_byte - exchange.connected
         if exchange.connected and seconds >= 0:
             _count(window.latency, bucket(seconds))
             if examples:

@@ -53,6 +53,7 @@ from meshproxy.transport.reaper import Reaper
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from meshproxy.config.rollouts import ModelRollout
     from meshproxy.identity.certificates import OwnIdentity
     from meshproxy.proxy.snapshot import Snapshot
     from meshproxy.sidecar.control_link import ControlLink
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from meshproxy.sidecar.report_queue import ReportQueue
     from meshproxy.sidecar.rotation import LoadedIdentity
     from meshproxy.sidecar.worker import WorkerSlot
+    from meshproxy.sidecar.worker_rollouts import WorkerRollouts
     from meshproxy.telemetry.audit import AuditLog
     from meshproxy.telemetry.audit_writer import AuditWriter
     from meshproxy.telemetry.call_reports import CallReports
@@ -86,6 +88,7 @@ class Sidecar:
         identity: LoadedIdentity | None,
         slot: WorkerSlot | None = None,
         link: ControlLink | None = None,
+        rollouts: WorkerRollouts | None = None,
     ) -> None:
         """Build every part. Nothing listens yet.
 
@@ -95,6 +98,7 @@ class Sidecar:
             identity: the workload identity to start with; None where TLS is disabled.
             slot: the worker's, if this is one of several.
             link: to the control plane, if there is one and no supervisor has it.
+            rollouts: where a supervisor has the link, and its documents are from there.
 
         Raises:
             ConfigError: the documents cannot be used.
@@ -102,6 +106,7 @@ class Sidecar:
         """
         self._slot = slot
         self._link = link
+        self._rollouts = rollouts
         loop = self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         spec = documents.sidecar.spec
@@ -289,13 +294,15 @@ class Sidecar:
             self.configuration.on_adopted.append(answers.adopt)
             self.reports.take_answers = answers.take
             self.metrics.answers_read.read_from(answers.count)
-        if link is not None and link.documents is not None:
-            rollouts = link.rollouts(live)
-            self.configuration.on_adopted.append(rollouts.adopt)
+        told_by = link if link is not None and link.documents is not None else rollouts
+        if told_by is not None:
+            moved = told_by.rollouts(live, self._is_loaded)
+            self.configuration.on_adopted.append(moved.adopt)
+            traffic.on_health.append(lambda server: moved.checked())
             for direction in self.directions:
-                direction.pipeline.meters = rollouts.meters
-            self.metrics.rollout_weight.read_from(rollouts.weights)
-            self.metrics.rollout_kills.read_from(lambda: [((), rollouts.kills)])
+                direction.pipeline.meters = moved.meters
+            self.metrics.rollout_weight.read_from(moved.weights)
+            self.metrics.rollout_kills.read_from(lambda: [((), moved.kills)])
         self.configuration.begin(compiled, self.directions)
         self._status = status = Status(
             self.configuration,
@@ -386,6 +393,8 @@ class Sidecar:
             tasks.append(self._loop.create_task(send_reports(self._report)))
         if self._link is not None:
             tasks.append(self._loop.create_task(self._link.run()))
+        if self._rollouts is not None:
+            tasks.append(self._loop.create_task(self._rollouts.run()))
         failed = asyncio.gather(*tasks)
         stopping = self._loop.create_task(self._stopping.wait())
         try:
@@ -482,6 +491,16 @@ class Sidecar:
                 Reason.AUDIT_UNAVAILABLE, "The audit trail cannot be written: ask an operator of the sidecar."
             )
 
+    def _is_loaded(self, rollout: ModelRollout) -> bool | None:
+        """Whether a candidate's version is AVAILABLE, by the health checks of its server; None: not known."""
+        spec, own = rollout.spec, self.configuration.documents.sidecar.spec
+        side = own.inbound if spec.chosen_by == "inbound" else own.outbound
+        server = spec.candidate.server or (side.server if side is not None else None)
+        if server is None or spec.candidate.version is None:
+            return None
+        versions = self.clusters.available(server, spec.candidate.model or spec.model)
+        return spec.candidate.version in versions if versions else None
+
     def _health_changed(self, server: str) -> None:
         health = self.configuration.health
         if health is not None and health.cluster.name == server:
@@ -536,7 +555,12 @@ async def run_worker(paths: Sequence[str], slot: WorkerSlot) -> None:
         identity = await wait_for_identity(documents)
     else:
         identity = await load_identity(documents)
-    await Sidecar(source, documents, identity, slot).run()
+    rollouts = None
+    if (settings := documents.sidecar.spec.control_plane) is not None and settings.documents:
+        from meshproxy.sidecar.worker_rollouts import WorkerRollouts  # its memory is for those who have a control plane
+
+        rollouts = WorkerRollouts(documents.sidecar, settings, slot.number)
+    await Sidecar(source, documents, identity, slot, rollouts=rollouts).run()
 
 
 def _open_sink(where: str) -> LineWriter | None:

@@ -152,6 +152,13 @@ class ManagedCluster:
         """Discovery has answered once."""
         cluster.on_endpoints = self._endpoints_changed
 
+    def available(self, model: str) -> frozenset[str]:
+        """Versions of a model that are AVAILABLE at every endpoint that has any, by the last `model-status` checks.
+        Empty: not known."""
+        known = (frozenset(checker.available.get(model, ())) for checker in self._checkers.values())
+        several = [versions for versions in known if versions]
+        return frozenset.intersection(*several) if several else frozenset()
+
     def start(self) -> None:
         """Start discovery, if it has not started. Static endpoints are known at once."""
         if self._discovery is None:
@@ -411,6 +418,11 @@ class Clusters:
                 managed.start()
             else:
                 managed.rewrite(by_name[name].spec.endpoints)
+
+    def available(self, server: str, model: str) -> frozenset[str]:
+        """Versions of a model that a server has AVAILABLE (`ManagedCluster.available`). Empty: not known."""
+        known = (managed for managed in self._alive.values() if managed.cluster.name == server)
+        return next((managed.available(model) for managed in known), frozenset())
 
     def all(self) -> list[Cluster]:
         return [managed.cluster for managed in self._alive.values()]

@@ -21,6 +21,7 @@ from meshproxy.sidecar.shown_identity import ShownIdentity
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
+    from meshproxy.config.rollouts import ModelRollout
     from meshproxy.config.schema import Documents
     from meshproxy.config.sidecars import ControlPlane, Sidecar
     from meshproxy.routing.carried_state import CarriedState
@@ -87,9 +88,10 @@ class ControlLink:
         reports = self.reports
         return [(("sent",), reports.sent), (("acknowledged",), reports.received)] if reports is not None else []
 
-    def rollouts(self, live: CarriedState) -> Rollouts:
-        """What moves the weights of rollouts, as the control plane says (`run`). `live`: has their arms."""
-        rollouts = Rollouts(live, self._folder)
+    def rollouts(self, live: CarriedState, is_loaded: Callable[[ModelRollout], bool | None]) -> Rollouts:
+        """What moves the weights of rollouts, as the control plane says (`run`). `live` has their arms.
+        `is_loaded`: see `Rollouts`."""
+        rollouts = Rollouts(live, self._folder / "rollouts.json", is_loaded)
         self._rollouts = ControlRollouts(self._name, rollouts, self._channel)
         return rollouts
 

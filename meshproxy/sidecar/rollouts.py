@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FILE = "rollouts.json"
 SHORTEST_PERIOD, LONGEST_PERIOD = 0.2, 5.0
 """Seconds between two reports: a fifth of the shortest window, within these."""
 
@@ -73,7 +72,8 @@ class Rollouts:
 
     Args:
         live: has the arms, whose weights are set here.
-        folder: where the state is kept; None: nowhere.
+        path: the file in which the state is kept; None: nowhere.
+        is_loaded: whether the candidate's version is AVAILABLE where its calls go; None: not known.
 
     Attributes:
         meters: what measures those that are being judged, by name. The pipelines look them up there.
@@ -84,12 +84,16 @@ class Rollouts:
     def __init__(
         self,
         live: CarriedState,
-        folder: Path | None,
+        path: Path | None,
+        is_loaded: Callable[[ModelRollout], bool | None] = lambda rollout: None,
         now: Callable[[], float] = time.monotonic,
         cpu_time: Callable[[], float] = time.thread_time,
     ) -> None:
         self._live = live
-        self._path = folder / FILE if folder is not None else None
+        self._path = path
+        self._is_loaded = is_loaded
+        self._loaded: dict[str, tuple[str, int]] = {}
+        """Revision and attempt whose candidate was AVAILABLE once: what it does from then on is its own doing."""
         self._now = now
         self._cpu_time = cpu_time
         self.meters: dict[str, Meter] = {}
@@ -129,6 +133,8 @@ class Rollouts:
         ours, told = self._ours[name], self._told.get(name)
         split, spec = ours.split, ours.document.spec
         weight, is_active = weight_of(told, self._killed.get(name), split.revision)
+        if told is not None and weight and not self._may_begin(name, ours, told):
+            weight = 0.0
         if weight != split.weight:
             fields = {"rollout": name, "revision": split.revision, "from": split.weight, "to": weight}
             logger.info("rollout weight", extra={"fields": fields})
@@ -143,6 +149,21 @@ class Rollouts:
             self.meters[name] = Meter(
                 spec.warm_up, fast_kill_of(kill), lambda why: self._kill(name, why), self._now, self._cpu_time
             )
+
+    def _may_begin(self, name: str, ours: _Ours, told: RolloutState) -> bool:
+        """Whether the candidate gets calls: not before its version is AVAILABLE, where that is known."""
+        this = ours.split.revision, told.attempt
+        if self._loaded.get(name) == this:
+            return True
+        is_loaded = self._is_loaded(ours.document)
+        if is_loaded:
+            self._loaded[name] = this
+        return is_loaded is not False
+
+    def checked(self) -> None:
+        """A model server has said which versions are AVAILABLE."""
+        for name in self._ours:
+            self._settle(name)
 
     def _forget(self, name: str) -> None:
         self.meters.pop(name, None)
@@ -216,4 +237,5 @@ class Rollouts:
             tuple(state for name, state in self._told.items() if name in known),
             tuple(killed for name, killed in self._killed.items() if name in known),
         )
-        replace_file(self._path, msgspec.json.encode(kept), 0o600)
+        # The disk is not waited for, as calls are: if the host fails too, the candidate has to fail once more.
+        replace_file(self._path, msgspec.json.encode(kept), 0o600, survives=False)

@@ -25,10 +25,10 @@ LOST = 7 + 8
 
 
 @asynccontextmanager
-async def rollout(tmp_path: Path, candidate: int, **analysis: Any) -> AsyncIterator[RolloutMesh]:
+async def rollout(tmp_path: Path, candidate: int, workers: int = 1, **analysis: Any) -> AsyncIterator[RolloutMesh]:
     async with local_mesh(tmp_path / "mesh") as local:
         model_server = await local.model_server("--model", "half_plus_two=1,2")
-        yield await RolloutMesh.under_way(local, model_server, "half_plus_two", candidate, **analysis)
+        yield await RolloutMesh.under_way(local, model_server, "half_plus_two", candidate, workers, **analysis)
 
 
 def load_of(it: RolloutMesh) -> Load:
@@ -67,6 +67,30 @@ async def test_a_version_that_fails_is_out_at_once(tmp_path: Path) -> None:
         await load.stop()
         await it.becomes("rolled-back")
         print(f"out after {lost} failed calls of both surfaces; {load.answered} went well")
+
+
+async def test_several_workers_move_together(tmp_path: Path) -> None:
+    async with rollout(tmp_path, 2, workers=2) as it:
+        load = load_of(it)
+        await it.becomes("promoted")
+        await it.has(100.0)
+        await load.more(200)
+        await load.stop()
+        print(f"promoted by two workers; {load.answered} calls, 0 failed")
+        await it.control.kill()
+        await it.restart_replica()
+        await it.has(100.0)
+
+
+async def test_what_one_of_several_workers_sees_all_of_them_heed(tmp_path: Path) -> None:
+    async with rollout(tmp_path, MISSING, workers=2, stepWeights=[50], interval="30s") as it:
+        await it.has(50.0)
+        # One caller over gRPC: one connection between the sidecars, and one worker that has all calls.
+        load = Load(it.application.outbound, None, rest=[], grpc=[True], pause=0.002)
+        await it.has(0.0, 10.0)
+        await rest_of(load)
+        await load.stop()
+        await it.becomes("rolled-back", seconds=10.0)
 
 
 async def test_the_control_plane_is_away_at_the_moment_of_the_rollback(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from meshproxy.devtools.child import free_port
-from meshproxy.devtools.local_mesh import SERVER, document, environment
+from meshproxy.devtools.local_mesh import SERVER, document, environment, read_series
 from tests.processes.mesh import Mesh, control_command
 from tests.processes.waiting import PATIENCE
 
@@ -31,9 +31,9 @@ class RolloutMesh(Mesh):
 
     @classmethod
     async def under_way(
-        cls, local: LocalMesh, model_server: Child, model: str, candidate: int, **analysis: Any
+        cls, local: LocalMesh, model_server: Child, model: str, candidate: int, workers: int = 1, **analysis: Any
     ) -> RolloutMesh:
-        """`analysis`: more than the defaults of these tests."""
+        """`workers`: of the replica's sidecar. `analysis`: more than the defaults of these tests."""
         (local.directory / "documents").mkdir()
         it = cls(local, model_server)
         rest, grpc = model_server.listening.get("rest"), str(model_server.listening["grpc"])
@@ -54,6 +54,8 @@ class RolloutMesh(Mesh):
         inbound = {"listen": f"127.0.0.1:{port}", "server": "local"}
         spec = {**own[2]["spec"], "inbound": inbound, "controlPlane": it.settings("replica", SERVER, documents=True)}
         del spec["identity"]
+        if workers > 1:
+            spec["workers"] = workers
         it.own = document("Sidecar", spec, "replica")
         it.replica = await local.sidecar("the replica's sidecar", [it.own])
         it.application = await it.start_application()
@@ -74,9 +76,13 @@ class RolloutMesh(Mesh):
         return self.replica
 
     async def weight(self) -> float:
-        """At the sidecar that chooses."""
-        page = await self.replica.metrics()
-        return page.get(f'meshproxy_rollout_weight{{rollout="{NAME}"}}', -1.0)
+        """At the sidecar that chooses; of several workers that have not all the same one, -1."""
+        admins = self.replica.child.listening.get("worker_admin") or [self.replica.admin]
+        weights = set()
+        for admin in admins:
+            page = await read_series(str(admin), "/metrics")
+            weights.add(page.get(f'meshproxy_rollout_weight{{rollout="{NAME}"}}', -1.0))
+        return weights.pop() if len(weights) == 1 else -1.0
 
     async def status(self) -> dict[str, Any]:
         """What the control plane says; waits for one that has just started to know of the rollout."""

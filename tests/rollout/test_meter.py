@@ -105,6 +105,34 @@ def test_warm_up() -> None:
     assert [window.calls for window in meter.take()] == [0, 1]
 
 
+def ended(meter: Meter, *seconds: float) -> int:
+    """How many of these calls were counted."""
+    for each in seconds:
+        meter.ended(Record(200, 0, each).real, True, 0, 1, None)
+    return meter.take()[True].calls
+
+
+def test_warm_up_goes_on_while_calls_become_faster() -> None:
+    meter = Clock().meter(WarmUp(20, 0.0))
+    becoming_faster = [0.5 / (1 + number) for number in range(40)]
+    assert ended(meter, *becoming_faster) == 0
+    # A half of the warm-up that is as slow as the one before.
+    assert ended(meter, *[0.0125] * 10) == 0
+    assert ended(meter, 0.0125, 0.0125) == 2
+
+
+def test_what_does_not_settle_is_how_it_is() -> None:
+    meter = Clock().meter(WarmUp(20, 0.0))
+    assert ended(meter, *[1.05**-number for number in range(200)]) == 0
+    assert ended(meter, 1e-5) == 1
+
+
+@pytest.mark.parametrize("calls", [9, 20])
+def test_what_is_settled_waits_for_nothing(calls: int) -> None:
+    meter = Clock().meter(WarmUp(calls, 0.0))
+    assert ended(meter, *[0.02, 0.03] * 15) == 30 - calls
+
+
 def test_reading_takes_a_twentieth_of_the_time() -> None:
     clock = Clock()
     meter = clock.meter()

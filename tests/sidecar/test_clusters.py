@@ -71,6 +71,7 @@ class Idle:
     def __init__(self, shared: Any, settings: Any, health: Any, rest: Any, grpc: Any, tell: Any) -> None:
         self.health, self.rest, self.tell = health, rest, tell
         self.is_started = self.is_closed = False
+        self.available: dict[str, tuple[str, ...]] = {}
         Idle.made.append(self)
 
     def start(self) -> None:
@@ -449,6 +450,14 @@ class TestHealth:
         assert told.said == [("checked", "a", "127.0.0.1:1", False), ("health", "a")]
         (record,) = [each for each in caplog.records if each.getMessage() == "endpoint health changed"]
         assert record.__dict__["fields"]["problems"] == ["m: no version is AVAILABLE"]
+
+    async def test_a_version_is_available_that_every_endpoint_has(self, clusters: Clusters) -> None:
+        take(clusters, server("a", 1, 2, 3, health=servers.Health()))
+        assert clusters.available("a", "m") == clusters.available("b", "m") == frozenset()
+        for checker, versions in zip(Idle.made, (("1", "2"), ("2", "3"), ()), strict=True):
+            checker.available = {"m": versions}
+        assert clusters.available("a", "m") == {"2"}
+        assert clusters.available("a", "n") == frozenset()
 
     async def test_an_endpoint_that_loads_a_model_has_a_tenth_of_its_share(
         self, clusters: Clusters, caplog: pytest.LogCaptureFixture

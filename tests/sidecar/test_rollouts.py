@@ -16,9 +16,10 @@ from meshproxy.config.rollouts import Arm, FastKill, ModelRollout, Rollback, Rol
 from meshproxy.rollout.link import RolloutState
 from meshproxy.routing.carried_state import CarriedState
 from meshproxy.routing.live_split import LiveSplit
-from meshproxy.sidecar.rollouts import FILE, Killed, Rollouts, weight_of
+from meshproxy.sidecar.rollouts import Killed, Rollouts, weight_of
 from tests.rollout.test_meter import Record
 
+FILE = "rollouts.json"
 DOCUMENT = ModelRollout(metadata=Metadata("r"), spec=RolloutSpec("m", Arm("1"), Arm("2"), warm_up=WarmUp(0, 0.0)))
 REVISION = DOCUMENT.spec.revision
 
@@ -32,7 +33,8 @@ class Sidecar:
 
     def __init__(self, folder: Path) -> None:
         self.live = CarriedState()
-        self.rollouts = Rollouts(self.live, folder)
+        self.is_loaded: bool | None = None
+        self.rollouts = Rollouts(self.live, folder / FILE, lambda rollout: self.is_loaded)
         self.adopt(DOCUMENT)
 
     def adopt(self, *documents: ModelRollout) -> None:
@@ -81,6 +83,23 @@ def test_a_burst_flips_at_once_and_is_told(sidecar: Sidecar) -> None:
     (report,) = sidecar.rollouts.reports()
     assert "burst" in report.killed
     assert report.candidate.failures == {"grpc 13": 7}
+
+
+def test_a_candidate_that_is_not_available_yet_gets_nothing(sidecar: Sidecar) -> None:
+    sidecar.is_loaded = False
+    sidecar.rollouts.take([state(50.0)])
+    assert sidecar.split.weight == 0.0
+    sidecar.rollouts.checked()
+    assert sidecar.split.weight == 0.0
+    sidecar.is_loaded = True
+    sidecar.rollouts.checked()
+    assert sidecar.split.weight == 50.0
+    # It was there: that it is gone is a failure, which is judged, and no reason to wait.
+    sidecar.is_loaded = False
+    sidecar.rollouts.checked()
+    assert sidecar.split.weight == 50.0
+    sidecar.rollouts.take([state(20.0, attempt=1)])
+    assert sidecar.split.weight == 0.0
 
 
 def test_it_stays_out_until_another_attempt(sidecar: Sidecar) -> None:
