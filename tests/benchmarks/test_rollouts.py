@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.rollouts.__main__ import best_power, main
+from benchmarks.rollouts.__main__ import best_of_errors, best_power, main
 from benchmarks.rollouts.runs import DAYS, JUDGES, Case, Day, by_window, day, found, kill, power
 from benchmarks.rollouts.traffic import Arm
 
@@ -49,6 +49,15 @@ def test_what_no_test_can_find() -> None:
     assert best_power(1.2, 1_500, 0.001) < 0.2
     assert best_power(1.2, 1_500, 0.001, 1_500) < best_power(1.2, 1_500, 0.001)
     assert best_power(1.2, 100_000, 0.001, 100_000) > 0.95
+
+
+def test_what_no_test_can_find_of_failures() -> None:
+    """As often as it may without a difference; and of small numbers what can be counted by hand."""
+    assert best_of_errors(0.1, 0.1, 60, 90, 0.01) == pytest.approx(0.01, abs=1e-6)
+    # One call each. Only "the candidate alone failed" speaks against it, which is half of those with one failure.
+    assert best_of_errors(0.0, 1.0, 1, 1, 0.5) == pytest.approx(1.0)
+    assert best_of_errors(0.0, 1.0, 1, 1, 0.25) == pytest.approx(0.5)
+    assert best_of_errors(0.02, 0.04, 1_500, 1_500, 0.001) == pytest.approx(0.558, abs=0.001)
 
 
 def test_the_command() -> None:

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from meshproxy.config.fields import Address, Metadata
+from meshproxy.config.fields import Metadata
 from meshproxy.config.sidecars import ControlPlane, Inbound, Sidecar, SidecarSpec
+from meshproxy.config.values import Address
 from meshproxy.routing.carried_state import CarriedState
 from meshproxy.sidecar.rollouts import Rollouts
 from meshproxy.sidecar.worker_rollouts import WorkerRollouts
