@@ -18,7 +18,7 @@ from meshproxy.rollout.drift import (
     LEAST_CALLS,
     LEAST_READINGS,
     LEAST_RECENT,
-    LIMIT,
+    LIMITS,
     LONGEST,
     LONGEST_RISE,
     MOST_ADDED,
@@ -82,7 +82,7 @@ def test_failures_that_treble_are_found_and_end() -> None:
     states = model.errors(0.03, 12)
     assert State.RAISED in states
     raised = states.index(State.RAISED)
-    assert raised + 1 >= LIMIT / MOST_ADDED  # no single bad minute raises it
+    assert raised + 1 >= LIMITS[Signal.ERRORS] / MOST_ADDED  # no single bad minute raises it
     assert model.detector.found.since == model.now - (11 - raised) * INTERVAL
     assert 0.005 < (model.detector.found.expected or 0) < 0.015
     states = model.errors(0.01, CALM)
