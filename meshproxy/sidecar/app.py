@@ -499,7 +499,7 @@ class Sidecar:
         if server is None or spec.candidate.version is None:
             return None
         versions = self.clusters.available(server, spec.candidate.model or spec.model)
-        return spec.candidate.version in versions if versions else None
+        return spec.candidate.version in versions if versions is not None else None
 
     def _health_changed(self, server: str) -> None:
         health = self.configuration.health

@@ -152,12 +152,18 @@ class ManagedCluster:
         """Discovery has answered once."""
         cluster.on_endpoints = self._endpoints_changed
 
-    def available(self, model: str) -> frozenset[str]:
-        """Versions of a model that are AVAILABLE at every endpoint that has any, by the last `model-status` checks.
-        Empty: not known."""
-        known = (frozenset(checker.available.get(model, ())) for checker in self._checkers.values())
-        several = [versions for versions in known if versions]
-        return frozenset.intersection(*several) if several else frozenset()
+    def available(self, model: str) -> frozenset[str] | None:
+        """Versions of a model that are AVAILABLE at every endpoint that has any, by the last `model-status` checks;
+        none before the first answer. None: it is not known, as there are no such checks of the model, or they say of
+        no version that it is."""
+        settings = self._checks()
+        if settings is None or settings.check != "model-status" or model not in self._models:
+            return None
+        answers = [checker.available[model] for checker in self._checkers.values() if model in checker.available]
+        if not answers:
+            return frozenset()
+        several = [frozenset(versions) for versions in answers if versions]
+        return frozenset.intersection(*several) if several else None
 
     def start(self) -> None:
         """Start discovery, if it has not started. Static endpoints are known at once."""
@@ -419,10 +425,10 @@ class Clusters:
             else:
                 managed.rewrite(by_name[name].spec.endpoints)
 
-    def available(self, server: str, model: str) -> frozenset[str]:
-        """Versions of a model that a server has AVAILABLE (`ManagedCluster.available`). Empty: not known."""
+    def available(self, server: str, model: str) -> frozenset[str] | None:
+        """Versions of a model that a server has AVAILABLE (`ManagedCluster.available`)."""
         known = (managed for managed in self._alive.values() if managed.cluster.name == server)
-        return next((managed.available(model) for managed in known), frozenset())
+        return next((managed.available(model) for managed in known), None)
 
     def all(self) -> list[Cluster]:
         return [managed.cluster for managed in self._alive.values()]

@@ -69,6 +69,24 @@ async def test_a_version_that_fails_is_out_at_once(tmp_path: Path) -> None:
         print(f"out after {lost} failed calls of both surfaces; {load.answered} went well")
 
 
+async def test_a_version_that_is_not_available_gets_no_call(tmp_path: Path) -> None:
+    async with rollout(tmp_path, MISSING, is_checked=True, stepWeights=[50], interval="1s") as it:
+        load = load_of(it)
+
+        async def is_held() -> bool:
+            verdict: dict[str, Any] = (await it.status()).get("verdict") or {}
+            return verdict.get("outcome") == "insufficient"
+
+        async with asyncio.timeout(30):
+            while not await is_held():
+                await asyncio.sleep(0.05)
+        await load.more(200)
+        await load.stop()
+        assert await it.weight() == 0.0
+        assert (await it.status())["phase"] == "progressing"
+        print(f"held at 0; {load.answered} calls, 0 failed")
+
+
 async def test_several_workers_move_together(tmp_path: Path) -> None:
     async with rollout(tmp_path, 2, workers=2) as it:
         load = load_of(it)

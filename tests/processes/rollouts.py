@@ -31,13 +31,24 @@ class RolloutMesh(Mesh):
 
     @classmethod
     async def under_way(
-        cls, local: LocalMesh, model_server: Child, model: str, candidate: int, workers: int = 1, **analysis: Any
+        cls,
+        local: LocalMesh,
+        model_server: Child,
+        model: str,
+        candidate: int,
+        workers: int = 1,
+        *,
+        is_checked: bool = False,
+        **analysis: Any,
     ) -> RolloutMesh:
-        """`workers`: of the replica's sidecar. `analysis`: more than the defaults of these tests."""
+        """`workers`: of the replica's sidecar. `is_checked`: it asks which versions are AVAILABLE. `analysis`: more
+        than the defaults of these tests."""
         (local.directory / "documents").mkdir()
         it = cls(local, model_server)
         rest, grpc = model_server.listening.get("rest"), str(model_server.listening["grpc"])
         own = environment(grpc=grpc) if rest is None else environment(str(rest), grpc)
+        if is_checked:
+            own[1]["spec"]["health"] = {"models": [model]}
         rollout = {
             "model": model,
             "stable": {"version": 1},

@@ -452,12 +452,13 @@ class TestHealth:
         assert record.__dict__["fields"]["problems"] == ["m: no version is AVAILABLE"]
 
     async def test_a_version_is_available_that_every_endpoint_has(self, clusters: Clusters) -> None:
-        take(clusters, server("a", 1, 2, 3, health=servers.Health()))
-        assert clusters.available("a", "m") == clusters.available("b", "m") == frozenset()
-        for checker, versions in zip(Idle.made, (("1", "2"), ("2", "3"), ()), strict=True):
-            checker.available = {"m": versions}
+        take(clusters, server("a", 1, 2, 3, health=servers.Health()), server("b", 1, 2), routes=(route("r", "m"),))
+        assert clusters.available("a", "m") == frozenset()  # nobody has answered yet
+        assert clusters.available("a", "n") is clusters.available("b", "m") is clusters.available("c", "m") is None
+        Idle.made[0].available = {"m": ()}
+        assert clusters.available("a", "m") is None
+        Idle.made[1].available, Idle.made[2].available = {"m": ("1", "2")}, {"m": ("2", "3")}
         assert clusters.available("a", "m") == {"2"}
-        assert clusters.available("a", "n") == frozenset()
 
     async def test_an_endpoint_that_loads_a_model_has_a_tenth_of_its_share(
         self, clusters: Clusters, caplog: pytest.LogCaptureFixture
