@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 COMPOSE = "usr/libexec/docker/cli-plugins/docker-compose"
 """Where Debian's package has it."""
 

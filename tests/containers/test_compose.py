@@ -26,7 +26,7 @@ BASH = ("bash", "-euo", "pipefail", "-c")
 CALL = ("curl", "--silent", "--show-error", "--write-out", "\n%{http_code}", "--data", '{"instances": [1, 2, 5]}')
 URL = "http://localhost:18501/v1/models/half_plus_two:predict"
 PREDICTED = {"predictions": [2.5, 3.0, 4.5]}
-PATIENCE = 20.0
+PATIENCE = 120.0
 """Seconds that a change of documents, or a scrape, may take."""
 
 

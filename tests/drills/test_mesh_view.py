@@ -32,7 +32,15 @@ from meshproxy.control.attestation import make_token
 from meshproxy.control.store import FolderStore
 from meshproxy.devtools.child import Child
 from meshproxy.devtools.clients import RestClient
-from meshproxy.devtools.local_mesh import Document, LocalMesh, LocalSidecar, document, environment, local_mesh
+from meshproxy.devtools.local_mesh import (
+    CONNECT_TIMEOUT,
+    Document,
+    LocalMesh,
+    LocalSidecar,
+    document,
+    environment,
+    local_mesh,
+)
 from meshproxy.telemetry.quantiles import BOUNDS, quantile
 from meshproxy.view.graph import Graph
 from meshproxy.view.page import MeshPage, read_mesh
@@ -112,7 +120,11 @@ async def start_application(mesh: LocalMesh, control: Child, number: int, replic
     for which in called_by(number):
         namespace, account = replica(which)
         workload = {"namespace": namespace, "serviceAccount": account}
-        spec = {"endpoints": [{"sidecar": replicas[which].inbound}], "workload": workload}
+        spec = {
+            "endpoints": [{"sidecar": replicas[which].inbound}],
+            "workload": workload,
+            "connectTimeout": CONNECT_TIMEOUT,
+        }
         servers.append(document("ModelServer", spec, f"replica-{which}"))
     own = {
         "controlPlane": settings(mesh, control, application(number)),

@@ -10,6 +10,7 @@ from pathlib import Path
 from meshproxy.devtools.child import CONTROL, Child, free_port
 from meshproxy.devtools.local_mesh import (
     CLIENT,
+    CONNECT_TIMEOUT,
     SERVER,
     TRUST_DOMAIN,
     Document,
@@ -69,7 +70,11 @@ class Mesh:
         spec["workers"] = workers
         del spec["identity"]
         workload = {"namespace": SERVER[0], "serviceAccount": SERVER[1]}
-        models = {"endpoints": [{"sidecar": f"127.0.0.1:{port}"}], "workload": workload}
+        models = {
+            "endpoints": [{"sidecar": f"127.0.0.1:{port}"}],
+            "workload": workload,
+            "connectTimeout": CONNECT_TIMEOUT,
+        }
         it.documents.append(document("ModelServer", models, "models"))
         it.write_documents(permits=True)
         it.replica = await local.sidecar("the replica's sidecar", [document("Sidecar", spec, "replica")])
@@ -133,7 +138,11 @@ class Mesh:
         del own[2]["spec"]["identity"]
         self.replica = await self.local.sidecar("the replica's sidecar", [*own, *permissive_documents()], prefix)
         workload = {"namespace": SERVER[0], "serviceAccount": SERVER[1]}
-        server = {"endpoints": [{"sidecar": self.replica.inbound}], "workload": workload}
+        server = {
+            "endpoints": [{"sidecar": self.replica.inbound}],
+            "workload": workload,
+            "connectTimeout": CONNECT_TIMEOUT,
+        }
         documents = [own[0], document("Sidecar", self._application()), document("ModelServer", server, "models")]
         self.application = await self.local.sidecar("the application's sidecar", documents)
 

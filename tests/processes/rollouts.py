@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from meshproxy.devtools.child import free_port
-from meshproxy.devtools.local_mesh import SERVER, document, environment, read_series
+from meshproxy.devtools.local_mesh import CONNECT_TIMEOUT, SERVER, document, environment, read_series
 from tests.processes.mesh import Mesh, control_command
 from tests.processes.waiting import PATIENCE
 
@@ -58,7 +58,11 @@ class RolloutMesh(Mesh):
         }
         port = free_port()
         workload = {"namespace": SERVER[0], "serviceAccount": SERVER[1]}
-        models = {"endpoints": [{"sidecar": f"127.0.0.1:{port}"}], "workload": workload}
+        models = {
+            "endpoints": [{"sidecar": f"127.0.0.1:{port}"}],
+            "workload": workload,
+            "connectTimeout": CONNECT_TIMEOUT,
+        }
         it.documents = [*own[:2], document("ModelServer", models, "models"), document("ModelRollout", rollout, NAME)]
         it.write_documents(permits=True)
         it.control = await local.start("the control plane", *it.command("127.0.0.1:0", "127.0.0.1:0"))

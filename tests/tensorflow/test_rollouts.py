@@ -74,14 +74,14 @@ async def test_versions(candidate: int, phase: str, lost: int, tmp_path: Path) -
     async with local_mesh(tmp_path / "mesh") as local:
         script = str(Path(__file__).with_name("versions.py"))
         command = (sys.executable, script, str(tmp_path / "models"))
-        serving = await Child.start("the SavedModels", *command, directory=tmp_path, timeout=120)
+        serving = await Child.start("the SavedModels", *command, directory=tmp_path, timeout=300)
         try:
             metrics = [{"name": name} for name in METRICS]
             it = await RolloutMesh.under_way(
                 local, serving, MODEL, candidate, stepWeights=[50], interval="2s", minCalls=300, metrics=metrics
             )
             callers = Callers(it.application.outbound)
-            status: dict[str, Any] = await it.becomes("promoted", "rolled-back", seconds=120.0)
+            status: dict[str, Any] = await it.becomes("promoted", "rolled-back", seconds=400.0)
             print(candidate, {name: status.get(name) for name in ("phase", "message", "why")})
             assert status["phase"] == phase
             await it.has(100.0 if phase == "promoted" else 0.0)

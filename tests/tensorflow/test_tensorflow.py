@@ -62,7 +62,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Loc
     directory = tmp_path_factory.mktemp("tensorflow")
     script = str(Path(__file__).with_name("serving.py"))
     arguments = (script, "half_plus_two", str(directory / "model"))
-    serving = await Child.start("the SavedModel", sys.executable, *arguments, directory=directory, timeout=120)
+    serving = await Child.start("the SavedModel", sys.executable, *arguments, directory=directory, timeout=300)
     corp = {"name": "corp", "issuer": ISSUER.issuer, "audiences": ["models"], "keys": {"file": "jwks.json"}}
     sidecar = directory / "sidecar"
     sidecar.mkdir()
