@@ -192,8 +192,8 @@ async def test_a_stream_that_never_acknowledges(tmp_path: Path) -> None:
                 for permits, expected in ((False, "403"), (True, "200"), (False, "403")):
                     it.write_documents(permits=permits)
                     await until(lambda expected=expected: answers(expected))
-                assert await counted(it, 'meshproxy_control_sidecars{state="behind"}') == 1
                 await until(lambda: it.count('sidecars{state="in-sync"}', 2.0))
+                assert await counted(it, 'meshproxy_control_sidecars{state="behind"}') == 1
                 path = local.directory / "documents/mesh.yaml"
                 path.write_text(path.read_text() + "---\nkind: Nothing\n")
                 await until(lambda: it.count("documents_in_sync", 0.0))

@@ -48,7 +48,7 @@ from meshproxy.view.tallies import Edge, Tally, new_tally
 from tests.processes.mesh import control_command, spiffe_id
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(900)]
 
 REPLICAS = APPLICATIONS = int(os.environ.get("SIDECARS", "20")) // 2
 AT_ONCE = 2

@@ -33,7 +33,7 @@ PAUSE = 0.1
 ECHO = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 """A method that streams both ways and that sidecars let through; what it is called with does not matter to them."""
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(SECONDS + 240)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(SECONDS + 600)]
 
 
 class Echo(grpc.GenericRpcHandler):

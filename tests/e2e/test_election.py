@@ -16,7 +16,7 @@ from meshproxy.control.election import NAME, Election, Resource
 from tests.e2e.conftest import TestNamespace
 from tests.processes.waiting import until
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 async def allowed(namespace: TestNamespace) -> AsyncClient:

@@ -38,7 +38,7 @@ from tests.injection.pods import BEFORE_SIDECARS, SETTINGS, apply_patch, injecte
 from tests.injection.pods import RESTRICTED as RESTRICTED_CONTAINER
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(600)]
 
 POD_SECURITY = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted"}

@@ -42,7 +42,7 @@ from tests.processes.waiting import until
 
 pytestmark = [
     pytest.mark.usefixtures("controllers", "installed"),
-    pytest.mark.timeout(480),
+    pytest.mark.timeout(900),
 ]
 
 NAMESPACE = "meshproxy"

@@ -16,7 +16,7 @@ from tests.processes.calls import PATH
 from tests.processes.mesh import Mesh, control_command
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(900)]
 
 
 def cluster_mesh(namespace: TestNamespace, kubeconfig: Path | None = None) -> type[Mesh]:

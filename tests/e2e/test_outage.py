@@ -42,7 +42,7 @@ RENEWED = LIFETIME * 0.7
 
 pytestmark = [
     pytest.mark.usefixtures("kinds"),
-    pytest.mark.timeout(OUTAGE + 600.0),
+    pytest.mark.timeout(OUTAGE + 900.0),
     pytest.mark.asyncio(loop_factories=["uvloop"]),
 ]
 

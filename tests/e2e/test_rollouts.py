@@ -23,7 +23,7 @@ from tests.processes.rollouts import MISSING, NAME, RolloutMesh
 pytestmark = [
     pytest.mark.usefixtures("kinds"),
     pytest.mark.asyncio(loop_factories=["uvloop"]),
-    pytest.mark.timeout(360),
+    pytest.mark.timeout(800),
 ]
 
 

@@ -28,7 +28,7 @@ from tests.mesh.test_services import sidecar_of_a_service
 pytestmark = [
     pytest.mark.usefixtures("controllers"),
     pytest.mark.asyncio(loop_factories=["uvloop"]),  # the control plane runs on no other
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(600),
 ]
 
 ZONE = "topology.kubernetes.io/zone"

@@ -24,7 +24,7 @@ from tests.processes.waiting import until
 
 LIFETIME = "20s"
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.asyncio(loop_factories=["uvloop"])]
+pytestmark = [pytest.mark.timeout(1000), pytest.mark.asyncio(loop_factories=["uvloop"])]
 
 
 class SharedMesh(Mesh):

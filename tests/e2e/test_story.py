@@ -25,7 +25,7 @@ from tests.e2e.quickstart import Reader
 from tests.e2e.standing import MESHPROXY, NODES, ROOT, Standing, standing
 from tests.processes.waiting import until
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module", loop_factories=["uvloop"]), pytest.mark.timeout(800)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module", loop_factories=["uvloop"]), pytest.mark.timeout(1200)]
 
 FOLDER = Path(__file__).parent
 INSTALL = ("install", "--image", "registry.example.com/meshproxy:0.1.0", "--trust-domain", "prod.example")

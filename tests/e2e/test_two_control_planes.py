@@ -28,7 +28,7 @@ from tests.processes.waiting import until
 
 pytestmark = [
     pytest.mark.usefixtures("kinds"),
-    pytest.mark.timeout(360),
+    pytest.mark.timeout(800),
     pytest.mark.asyncio(loop_factories=["uvloop"]),
 ]
 

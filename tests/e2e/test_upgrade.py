@@ -23,7 +23,7 @@ from meshproxy.installation.parts import installation
 from tests.e2e.apiserver import Cluster
 from tests.e2e.conftest import TestNamespace
 
-pytestmark = [pytest.mark.usefixtures("controllers", "kinds"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.usefixtures("controllers", "kinds"), pytest.mark.timeout(600)]
 
 NAMESPACE = "upgraded"
 IMAGE = "registry.example.com/meshproxy:0.1.0"

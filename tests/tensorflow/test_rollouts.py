@@ -21,7 +21,7 @@ from tests.processes.calls import PREDICT
 from tests.processes.rollouts import RolloutMesh
 from tests.tensorflow.versions import BROKEN, GOOD, MODEL, NAN, SHIFTED, SLOW
 
-pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(900)]
 
 METRICS = ("request-success-rate", "request-duration", "not-a-number", "class-distribution", "score-distribution")
 

@@ -520,6 +520,7 @@ steps = st.one_of(
 )
 
 
+@pytest.mark.timeout(600 + EXAMPLES)
 @settings(
     max_examples=EXAMPLES,
     phases=[Phase.generate],

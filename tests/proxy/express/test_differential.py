@@ -506,7 +506,7 @@ steps = st.one_of(
 )
 
 
-@pytest.mark.timeout(600)  # six seconds where nothing else runs
+@pytest.mark.timeout(600 + EXAMPLES)  # a hundredth of a second each where nothing else runs
 @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     st.lists(steps, min_size=1, max_size=8),
