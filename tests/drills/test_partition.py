@@ -21,6 +21,7 @@ from meshproxy.devtools.load.grpc import GrpcConnection, call_blocks
 from meshproxy.devtools.load.target import PREDICT
 from meshproxy.devtools.local_mesh import LocalSidecar, document, local_mesh, server_of
 from meshproxy.devtools.models import predict_request
+from meshproxy.upstream.sidecar_pool import CALLS_PER_CONNECTION
 from tests.drills.conftest import MODELS
 from tests.processes.waiting import PATIENCE
 
@@ -180,7 +181,7 @@ table inet lost {
 
 @pytest.mark.parametrize("is_sent", [True, False], ids=["the request arrived", "the request is lost as well"])
 async def test_a_rest_call_without_a_timeout_ends_soon_after_the_path(
-    hosts: Any, tmp_path: Path, *, is_sent: bool
+    hosts: Any, tmp_path: Path, lane: bool, *, is_sent: bool
 ) -> None:
     """Between sidecars REST goes over HTTP/1.1, which has no PING: keepalive finds out in the one case, what the kernel
     knows of its acknowledgements in the other."""
@@ -197,9 +198,14 @@ async def test_a_rest_call_without_a_timeout_ends_soon_after_the_path(
             length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
             return head + await reader.readexactly(length)
 
-        # Only over HTTP/1.1 are REST calls on the express lane.
-        while not await sidecar.total("meshproxy_express_requests_total", 'result="carried"', 'direction="outbound"'):
+        # Only over HTTP/1.1 are REST calls on the express lane; without it, what is frequent goes there, too.
+        calls, carried = 0, 0.0
+        while calls < 4 * CALLS_PER_CONNECTION or (lane and not carried):
             assert (await answer()).startswith(b"HTTP/1.1 200 ")
+            calls += 1
+            carried = await sidecar.total(
+                "meshproxy_express_requests_total", 'result="carried"', 'direction="outbound"'
+            )
         replica.model_server.signal(signal.SIGSTOP)
         if is_sent:
             call = asyncio.ensure_future(answer())
@@ -208,12 +214,12 @@ async def test_a_rest_call_without_a_timeout_ends_soon_after_the_path(
         cut = time.monotonic()
         if not is_sent:
             call = asyncio.ensure_future(answer())
-        head = await asyncio.wait_for(call, 30)
+        head = await asyncio.wait_for(call, PATIENCE)
         seconds = time.monotonic() - cut
         print(f"found after {seconds:.2f} s: {head.decode('ascii', 'replace').splitlines()[-1]}")
         assert head.startswith(b"HTTP/1.1 502 ")
         assert b"x-meshproxy-refusal: upstream-reset" in head
-        assert seconds <= 10
+        assert seconds < 30  # what the kernel alone takes is minutes
         writer.close()
         hosts.filter("delete table inet lost")
         replica.model_server.signal(signal.SIGCONT)
