@@ -40,7 +40,7 @@ from meshproxy.sidecar import clusters, configuration, live_pages
 from meshproxy.telemetry import endpoint_labels, request_metrics, upstream_metrics
 from meshproxy.transport.connect_failures import ConnectFailure
 from meshproxy.transport.connection import Times
-from meshproxy.transport.h2 import MOST_PENDING
+from meshproxy.transport.h2 import MOST_PENDING, SLICE_SECONDS
 from meshproxy.transport.handshake_failures import HandshakeFailure
 from meshproxy.upstream import cluster, discovery, endpoint
 from tests.control import statuses
@@ -244,7 +244,9 @@ def test_what_is_bounded_without_a_name() -> None:
     bounds = (endpoint.MODEL_BREAKERS, cluster.LATENCIES, admissions.MOST)
     (models,) = [value for name, value in said.items() if name.startswith("models of an endpoint")]
     assert {f"{bound} each" for bound in bounds} == {models}
-    assert int(said["HTTP/2 frames of one client connection that are processed at once"]) == SLICE_FRAMES
+    slices = said["HTTP/2 frames of one client connection that are processed at once"]
+    assert slices.startswith(f"{SLICE_FRAMES}; ")
+    assert f" {SLICE_SECONDS * 1e3:.0f} ms " in slices
     assert said["input of one HTTP/2 connection that waits for its turn"].startswith(f"{MOST_PENDING >> 10} KiB")
     shown = (endpoint_labels.MOST_ENDPOINTS, upstream_metrics.MOST_CIRCUITS)
     assert said["endpoints and breakers with their own metrics"] == "{} and {}".format(*shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -251,11 +252,22 @@ class TestTurns:
     def reads_no_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(h2, "MOST_PENDING", 0)
 
-    def flood(self, wire: Any, count: int) -> bytes:
+    @pytest.fixture(autouse=True)
+    def costs(self, served: Any, monkeypatch: pytest.MonkeyPatch) -> dict[bytes, float]:
+        """Seconds of processor time that a request takes, by its target."""
+        costs: dict[bytes, float] = {}
+        monkeypatch.setattr(h2, "MUCH", 1_000)
+        monkeypatch.setattr(
+            h2, "thread_time", lambda: sum(costs.get(request.head.target, 0.0) for request in served.requests)
+        )
+        return costs
+
+    def flood(self, wire: Any, count: int, *more: bytes) -> bytes:
+        """Requests for `/`, and then for these targets."""
         codec = H2Connection(Role.CLIENT, Limits(), 0.0)
         codec.receive(frames.settings([]) + frames.SETTINGS_ACK, 0.0)
-        for _ in range(count):
-            codec.send_request(b"GET", b"http", b"x", b"/", (), end=True)
+        for target in [b"/"] * count + list(more):
+            codec.send_request(b"GET", b"http", b"x", target, (), end=True)
         return codec.take_output()
 
     def server(self, shared: ConnectionContext, info: ConnectionInfo, served: Any, socket: Any) -> H2Server:
@@ -291,6 +303,65 @@ class TestTurns:
             loop.turn()
             assert len(served.requests) <= before + SLICE_FRAMES
         assert len(served.requests) == 1_000
+
+    @pytest.mark.parametrize(("cost", "slices"), [(0.0001, 11), (0.0004, 2), (0.001, 1), (0.02, 1)])
+    def test_what_costs_much_has_smaller_slices(
+        self,
+        wire: Any,
+        shared: ConnectionContext,
+        loop: Any,
+        info: ConnectionInfo,
+        served: Any,
+        make_transport: Any,
+        costs: dict[bytes, float],
+        cost: float,
+        slices: int,
+    ) -> None:
+        """One slice, at most, is longer than it should be."""
+        costs[b"/"] = cost
+        socket = make_transport()
+        self.server(shared, info, served, socket).data_received(self.flood(wire, 300))
+        counts = [len(served.requests)]
+        while not socket.is_reading:
+            loop.turn()
+            counts.append(len(served.requests))
+        assert counts[0] == FIRST
+        assert max(b - a for a, b in pairwise(counts)) == slices
+        assert counts[-1] == 300
+
+    def test_they_grow_again_with_what_costs_little(
+        self,
+        wire: Any,
+        shared: ConnectionContext,
+        loop: Any,
+        info: ConnectionInfo,
+        served: Any,
+        make_transport: Any,
+        costs: dict[bytes, float],
+    ) -> None:
+        costs[b"/"] = 0.01
+        socket = make_transport()
+        self.server(shared, info, served, socket).data_received(self.flood(wire, 40, *[b"/cheap"] * 200))
+        counts = [len(served.requests)]
+        while not socket.is_reading:
+            loop.turn()
+            counts.append(len(served.requests))
+        steps = [step for step in (b - a for a, b in pairwise(counts)) if step]
+        assert steps[:17] == [1] * 12 + [2, 4, 8, 16, SLICE_FRAMES]
+
+    def test_a_small_read_is_not_weighed(
+        self,
+        wire: Any,
+        shared: ConnectionContext,
+        info: ConnectionInfo,
+        served: Any,
+        make_transport: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Looking at the clock costs as much as a tenth of a request."""
+        monkeypatch.setattr(h2, "thread_time", None)
+        self.server(shared, info, served, make_transport()).data_received(self.flood(wire, 5))
+        assert len(served.requests) == 5
 
     def test_a_read_that_comes_nevertheless_waits_too(
         self, wire: Any, shared: ConnectionContext, loop: Any, info: ConnectionInfo, served: Any, make_transport: Any
