@@ -16,7 +16,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from meshproxy.transport.certificate_age import LEAVING
 from meshproxy.transport.connect_failures import ConnectError, ConnectFailure
@@ -89,6 +89,8 @@ class Pool(Generic[ConnectionT]):
         self.on_failure: Callable[[ConnectError], None] = lambda error: None
         """Called for each attempt that failed."""
         self._draw = draw
+        self.beside: Pool[Any] | None = None
+        """Another pool of the same address, whose connections count towards the same limit."""
         self.size = 0
         """Connections open or being opened."""
         self.is_closed = False
@@ -201,7 +203,7 @@ class Pool(Generic[ConnectionT]):
             and (unusable := self._unusable_because(self._connections)) is not None
         ):
             self._fail(unusable)
-        while self._opening < self._wanted() and self.size < self.settings.max_connections:
+        while self._opening < self._wanted() and self._has_room():
             now = self.shared.loop.time()
             if self._trouble is not None:
                 if self._opening:
@@ -211,6 +213,16 @@ class Pool(Generic[ConnectionT]):
                         self._timer = self.shared.loop.call_at(self._not_before, self._grow_again)
                     return
             self._begin_one(now)
+        if self._opening < self._wanted() and self.beside is not None:
+            self.beside.give_way()
+
+    def give_way(self) -> None:
+        """The pool beside this one has no room, and requests wait in it."""
+
+    def _has_room(self) -> bool:
+        """Another connection may be opened."""
+        others = self.beside.size if self.beside is not None else 0
+        return self.size + others < self.settings.max_connections
 
     def is_pausing(self, now: float) -> bool:
         """An attempt failed: another one would be too early, or beside one that is under way."""
@@ -295,6 +307,8 @@ class Pool(Generic[ConnectionT]):
             self._connections.remove(connection)
             self.size -= 1
             self._grow()
+            if self.beside is not None:
+                self.beside._grow()
 
 
 class H1Pool(Pool[H1Client]):

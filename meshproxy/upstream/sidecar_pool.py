@@ -47,10 +47,10 @@ class SidecarPool(H1Pool):
             peer: TLS for HTTP/1.1; None: plaintext.
         """
         settings = streams.settings
-        most = min(MOST, settings.max_connections)
-        mine = replace(settings, max_connections=most, idle_timeout=min(IDLE_SECONDS, settings.idle_timeout))
+        mine = replace(settings, idle_timeout=min(IDLE_SECONDS, settings.idle_timeout))
         super().__init__(streams.shared, streams.address, mine, peer)
-        self.streams = streams
+        self.streams = self.beside = streams
+        streams.beside = self
         self._missed = 0
         """Calls that found no idle connection since the last one was opened."""
 
@@ -61,12 +61,21 @@ class SidecarPool(H1Pool):
             waiter.acquired(connection)
             return
         self._missed += 1
-        if self._missed >= CALLS_PER_CONNECTION and self.size < self.settings.max_connections and not self.is_closed:
+        if self._missed >= CALLS_PER_CONNECTION and self._has_room() and not self.is_closed:
             now = self.shared.loop.time()
             if not self.is_pausing(now):
                 self._missed = 0
                 self._begin_one(now)
         self.streams.acquire(waiter)
+
+    def give_way(self) -> None:
+        """Close an idle connection: calls that find none are streams."""
+        if (idle := self._take()) is not None:
+            idle.close()
+
+    def _has_room(self) -> bool:
+        """One connection is left to HTTP/2, on which everybody can be served."""
+        return self.size < MOST and self.size + max(self.streams.size, 1) < self.settings.max_connections
 
     def withdraw(self, waiter: StreamWaiter) -> None:
         """`waiter` waits no longer."""

@@ -178,11 +178,33 @@ def test_connections_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
     bench.call(2 * CALLS_PER_CONNECTION)
     assert bench.network.dials == []
     assert bench.pool.size == MOST
-    few = Bench(monkeypatch, max_connections=1)
-    few.buy()
-    want(few.pool)
-    few.call(2 * CALLS_PER_CONNECTION)
-    assert few.network.dials == []
+
+
+def test_both_kinds_together_are_bounded_and_one_is_left_to_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Bench(monkeypatch, max_connections=1)
+    one.call(3 * CALLS_PER_CONNECTION)
+    assert one.network.dials == []
+    bench = Bench(monkeypatch, max_connections=3)
+    for _ in range(2):
+        bench.buy()
+        want(bench.pool)
+    bench.call(2 * CALLS_PER_CONNECTION)
+    assert bench.network.dials == []
+    assert bench.pool.size + bench.streams.size == 3
+
+
+def test_streams_that_wait_for_a_connection_get_the_room_of_an_idle_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, max_connections=2)
+    idle = bench.buy()
+    bench.h2.most = 1
+    first, second = want(bench.streams, 2)
+    assert first.stream.connection is bench.h2
+    assert second.waits()
+    assert idle.is_closing
+    assert bench.network.dials == []
+    idle.lose()
+    bench.network.accept()
+    assert second.stream is not None
 
 
 def test_an_idle_one_is_closed_before_a_sidecar_that_drains_closes_it(bench: Bench) -> None:
