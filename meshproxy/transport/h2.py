@@ -42,9 +42,10 @@ MOST_UNREAD = 67_108_864
 
 MUCH = 4_096
 """Bytes of a read whose first slice is weighed; later slices always are. Two looks at the clock take 0.6 us."""
-SLICE_SECONDS = 0.001
+SLICE_SECONDS = 0.003
 """Processor time of a slice of a read, about which others wait between their turns. A connection whose slices take
-longer gets fewer frames in each (`H2Driver._weigh`); one frame is the least."""
+longer gets fewer frames in each (`H2Driver._weigh`); one frame is the least. Ordinary calls take less, also on a slow
+processor: smaller slices of them would cost more, as fewer share a write."""
 
 
 class H2Stream(Generic[SinkT]):

@@ -304,7 +304,7 @@ class TestTurns:
             assert len(served.requests) <= before + SLICE_FRAMES
         assert len(served.requests) == 1_000
 
-    @pytest.mark.parametrize(("cost", "slices"), [(0.0001, 11), (0.0004, 2), (0.001, 1), (0.02, 1)])
+    @pytest.mark.parametrize(("cost", "slices"), [(0.0001, 32), (0.0003, 11), (0.0012, 2), (0.003, 1), (0.02, 1)])
     def test_what_costs_much_has_smaller_slices(
         self,
         wire: Any,
