@@ -113,7 +113,9 @@ class GrpcResponder(FramedConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.send(settings(streams=1_000, window=WINDOW) + window_update(0, WINDOW - DEFAULT_WINDOW))
+        self.send(
+            settings(streams=1_000, window=WINDOW, frame_bytes=WINDOW) + window_update(0, WINDOW - DEFAULT_WINDOW)
+        )
 
     def data_received(self, data: bytes) -> None:
         if not self._has_preface:

@@ -74,6 +74,9 @@ class Wire:
     def write(self, data: bytes) -> None:
         self.written.append(data)
 
+    def writelines(self, pieces: list[bytes]) -> None:
+        self.write(b"".join(pieces))
+
     def take(self) -> bytes:
         data = b"".join(self.written)
         self.written.clear()

@@ -64,6 +64,15 @@ class Deframer:
         """Between two messages: the body may end here."""
         return not self._left and not self._prefix
 
+    @property
+    def ahead(self) -> int:
+        """Bytes to come of the current message."""
+        return self._left
+
+    def passed(self, size: int) -> None:
+        """So many of them have come, not all, and were not fed."""
+        self._left -= size
+
     def receive(self, data: bytes) -> list[MessagePart | Misframed]:
         """Bytes of the body, cut anywhere -> parts of messages, in order. A part is never empty, but for that of an
         empty message. `Misframed` is the last."""

@@ -41,13 +41,14 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     2 ms."""
     connection_window: Annotated[Size, Meta(ge=65_535, le=(1 << 31) - 1)] = 1_048_576
     """The flow-control window of one HTTP/2 connection, for all of its streams together."""
-    frame_bytes: Annotated[Size, Meta(ge=16_384, le=(1 << 24) - 1)] = 16_384
-    """The largest HTTP/2 frame that is accepted: SETTINGS_MAX_FRAME_SIZE (RFC 9113 section 4.2)."""
+    frame_bytes: Annotated[Size, Meta(ge=16_384, le=(1 << 24) - 1)] = 262_144
+    """The largest HTTP/2 frame that is accepted: SETTINGS_MAX_FRAME_SIZE (RFC 9113 section 4.2). A body is passed on as
+    it comes, however large its frames are; fewer of them cost less. gRPC's C core sends what it may."""
     header_table_bytes: Annotated[Size, Meta(le=65_536)] = 4_096
     """The HPACK dynamic table of one direction (RFC 7541 section 4.2)."""
     continuation_frames: Annotated[Count, Meta(le=1000)] = 16
-    """CONTINUATION frames of one header block (CVE-2024-27316). 16 of 16 KiB carry any head that `headerBytes`
-    allows."""
+    """CONTINUATION frames of one header block (CVE-2024-27316), and how many times 16 KiB they may have together. 16 of
+    16 KiB carry any head that `headerBytes` allows."""
     resets_rate: Rate = 100.0
     """Streams a second that may end by reset on one connection, by the peer within 0.2 s or by our own (CVE-2023-44487,
     CVE-2025-8671)."""

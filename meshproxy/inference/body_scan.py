@@ -184,7 +184,13 @@ class BodyScan:
         Raises:
             Refusal: MALFORMED_MESSAGE, BODY_TOO_LARGE, SCAN_LIMIT, UNSUPPORTED_ENCODING. Feed nothing more then.
         """
-        if self._slow is None:
+        slow = self._slow
+        if slow is not None and len(data) < slow.ahead:
+            slow.ahead -= len(data)  # within a field that is of no interest
+            if not end:
+                return None
+            data = b""
+        if slow is None:
             # Nearly every request: one small message in one piece, in which field 1 comes first and once. Then what it
             # names depends on the bytes of that field alone, which are remembered: 0.6 µs instead of 10.
             if self.call is None and len(data) > 7 and data[5] == self._kind.first and not data[0]:
@@ -198,8 +204,8 @@ class BodyScan:
                         return call
             elif not data and (self.call is not None or not end):
                 return None
-            self._slow = _Stream(self._kind, self._encoding, self._limits, self.call)
-        self._reading = self._slow.feed(data, end)
+            self._slow = slow = _Stream(self._kind, self._encoding, self._limits, self.call)
+        self._reading = slow.feed(data, end)
         return self.read_on()
 
     def first_field(self, data: bytes) -> bytes | None:
@@ -257,9 +263,11 @@ class _Stream:
         "_limits",
         "_message",
         "_models",
+        "_passing",
         "_past",
         "_unfinished",
         "_walker",
+        "ahead",
         "inflater",
         "is_behind",
     )
@@ -282,13 +290,23 @@ class _Stream:
         self._walker = FieldWalker(FREE_FIELDS)
         self._inflated = 0
         """Bytes that have been inflated."""
+        self.ahead = 0
+        """Of the next bytes so many but one need not be fed: whoever leaves them out takes them off."""
+        self._passing = 0
+        """What it was when something was fed last."""
         self.is_behind = False
         """What was fed has not been read to its end."""
 
     def feed(self, data: bytes, end: bool) -> Iterator[Call | None]:
         """Yields after each slice of `data` the call, if it may have changed. Raises as `BodyScan.feed`."""
         self.is_behind = True
-        self._walker.earn(len(data))
+        passed = self._passing - self.ahead
+        if passed:
+            assert self._message is not None
+            self._message.passed(passed)
+            self._deframer.passed(passed)
+        self.ahead = self._passing = 0
+        self._walker.earn(passed + len(data))
         known = len(self._models)
         is_named = False
         for part in self._deframer.parts(data):
@@ -314,6 +332,7 @@ class _Stream:
                 raise malformed("the body ends within a message")
             if not self._past:
                 raise malformed("the body has no message")
+        self.ahead = self._passing = self._message.ahead(self._deframer.ahead) if self._message is not None else 0
         self.is_behind = False
         yield self._changed_call(known) if is_named else None
 
@@ -389,6 +408,14 @@ class _Message:
             self._naming.add(tag, value)
             is_named = True
         return is_named
+
+    def ahead(self, left: int) -> int:
+        """How many of the next bytes need not be read, of `left` that are to come."""
+        return min(self._scanner.ahead, left) if self._inflater is None else 0
+
+    def passed(self, size: int) -> None:
+        """So many of those have come, and were not fed."""
+        self._scanner.passed(size)
 
     def models(self) -> tuple[ModelRef, ...]:
         return self._naming.models()

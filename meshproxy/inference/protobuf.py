@@ -293,6 +293,16 @@ class FieldScanner:
             )
         return done
 
+    @property
+    def ahead(self) -> int:
+        """How many of the next bytes need not be read."""
+        return self._skip
+
+    def passed(self, size: int) -> None:
+        """So many of them have come, and were not fed."""
+        self._skip -= size
+        self._room -= size
+
     def finish(self) -> None:
         """Check that the message is complete.
 

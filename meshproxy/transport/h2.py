@@ -36,6 +36,9 @@ StreamT = TypeVar("StreamT", bound="H2Stream[Any]")
 MOST_PENDING = 131_072
 """Bytes of input that wait for the connection's turn, from which on no more is read. What is read is looked at for
 resets: how many clients have given up shows while what they asked for is still waiting."""
+FEW = 4
+"""Pieces of output that are not joined if one of them is large: to copy that takes longer. Over TLS each piece is a
+record of its own, as the few bytes by which a header makes it longer than so many records would be, too."""
 MOST_UNREAD = 67_108_864
 """Bytes that may wait for a peer that does not read, however many streams are open."""
 
@@ -297,17 +300,20 @@ class H2Driver(Connection, Generic[StreamT]):
         self.is_dirty = False
         if self.transport.is_closing():
             return
-        output = self.codec.take_output()
-        if output:
-            most = self.shared.write_bytes
+        codec, most = self.codec, self.shared.write_bytes
+        if codec.is_bulky and most is EVERYTHING and len(codec.out) <= FEW:
+            self.transport.writelines(codec.take_pieces())
+        elif output := codec.take_output():
             if most is EVERYTHING or len(output) <= most:
                 self.transport.write(output)
             else:
                 for start in range(0, len(output), most):
                     self.transport.write(output[start : start + most])
-            if self.is_paused and self.transport.get_write_buffer_size() > self._most_unread:
-                self.shared.on_limit("unread_bytes")
-                self.abort()
+        else:
+            return
+        if self.is_paused and self.transport.get_write_buffer_size() > self._most_unread:
+            self.shared.on_limit("unread_bytes")
+            self.abort()
 
     def end_half(self, stream: StreamT) -> None:
         """One of the two messages of `stream` has ended."""

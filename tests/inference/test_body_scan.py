@@ -147,6 +147,26 @@ def refused(scan: Scan, pieces: Iterable[bytes]) -> tuple[int, Refusal]:
     raise AssertionError("not refused")
 
 
+def test_what_follows_a_field_that_was_passed_over_is_read() -> None:
+    """A piece within a field of no interest is not looked at, and counts all the same."""
+    body = frame(write_text(1, "a") + write_text(3, "x" * 100_000) + write_text(1, "b"))
+    scan = BodyScan(KIND)
+    calls = [scan.feed(body[at : at + 1_000], False) for at in range(0, len(body), 1_000)]
+    assert [at for at, call in enumerate(calls) if call is not None] == [0, 100]
+    assert scan.feed(frame(write_text(1, "c")), True) is not None
+    assert scan.call is not None
+    assert [model.name for model in scan.call.models] == ["b", "c"]
+
+
+@pytest.mark.parametrize("left", [1, 500, 99_000])
+def test_a_body_that_ends_within_a_field_that_is_passed_over(left: int) -> None:
+    body = frame(write_text(1, "a") + write_text(3, "x" * 100_000))
+    scan = BodyScan(KIND)
+    scan.feed(body[:1_000], False)
+    with pytest.raises(Refusal, match="ends within a message"):
+        scan.feed(body[1_000:-left], True)
+
+
 def test_tasks_that_come_one_by_one_are_not_all_decided_on_again_and_again() -> None:
     tasks = [write_bytes(1, write_bytes(1, write_text(1, f"m{number}"))) for number in range(1_000)]
     size = len(b"".join(tasks))

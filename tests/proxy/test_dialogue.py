@@ -102,6 +102,9 @@ class Socket:
     def write(self, data: bytes) -> None:
         self.written += data
 
+    def writelines(self, pieces: list[bytes]) -> None:
+        self.write(b"".join(pieces))
+
     def take(self) -> bytes:
         data, self.written = self.written, b""
         return data

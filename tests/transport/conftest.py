@@ -66,6 +66,10 @@ class FakeTransport:
         assert not self.ended, "written after the end"
         self.written.append(data)
 
+    def writelines(self, pieces: list[bytes]) -> None:
+        for piece in pieces:
+            self.write(piece)
+
     def take(self) -> bytes:
         data = b"".join(self.written)
         self.written.clear()

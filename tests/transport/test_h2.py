@@ -38,6 +38,22 @@ def test_an_exchange(wire: Any, served: Any, make_sink: Any) -> None:
     assert wire.pool.freed_streams == 1
 
 
+def test_a_large_piece_is_not_copied(wire: Any, served: Any, make_sink: Any) -> None:
+    """Neither when it is framed nor when it is written; a small one is joined with the header of its frame."""
+    asked = wire.ask(make_sink, end=False)
+    wire.settle()
+    large = b"x" * 50_000
+    asked.stream.send_data(large, end=False)
+    wire.client.flush()
+    assert wire.client.transport.written[-1] is large
+    wire.settle()
+    asked.stream.send_data(b"y" * 1_000, end=True)
+    wire.client.flush()
+    assert [len(piece) for piece in wire.client.transport.written] == [1_009]
+    wire.settle()
+    assert served.requests[0].body == large + b"y" * 1_000
+
+
 def test_streams_do_not_wait_for_each_other(wire: Any, served: Any, make_sink: Any) -> None:
     asked = [wire.ask(make_sink) for _ in range(3)]
     wire.settle()

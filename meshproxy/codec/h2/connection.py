@@ -51,7 +51,8 @@ from meshproxy.codec.role import Role
 SLICE_FRAMES = 32
 """Frames that a server processes at once: 16 small gRPC calls, which take 2 ms. One read can have 10,000 frames."""
 LARGE = 4_096
-"""A DATA frame of this size is probably followed by others of its stream, and is not copied before they are known."""
+"""A DATA frame of this size is probably followed by others of its stream, and is not copied before they are known. Of
+one that comes in several reads so much is not waited for: it is passed on as it comes."""
 
 unpack_header = FRAME_HEADER.unpack_from
 
@@ -59,7 +60,7 @@ unpack_header = FRAME_HEADER.unpack_from
 class Block:
     """A header block without END_HEADERS so far."""
 
-    __slots__ = ("count", "end", "fragments", "is_self_dependent", "stream")
+    __slots__ = ("count", "end", "fragments", "is_self_dependent", "size", "stream")
 
     def __init__(self, stream: int, end: bool, is_self_dependent: bool, fragment: bytes) -> None:
         self.stream = stream
@@ -68,6 +69,8 @@ class Block:
         self.fragments = [fragment]
         self.count = 0
         """CONTINUATION frames so far."""
+        self.size = 0
+        """Their bytes."""
 
 
 class H2Connection(JoinedFrames):
@@ -78,6 +81,9 @@ class H2Connection(JoinedFrames):
         "_frame_bytes",
         "_looked_at",
         "_preface",
+        "_rest",
+        "_rest_ends",
+        "_rest_of",
         "_runs",
         "_tail",
         "has_more",
@@ -92,6 +98,12 @@ class H2Connection(JoinedFrames):
         """The part of the client's preface that has not been received."""
         self._tail = b""
         """The incomplete frame at the end of the input, or what `has_more` is about."""
+        self._rest = 0
+        """Bytes to come of a DATA frame whose begin has been passed on."""
+        self._rest_of = 0
+        """Its stream; 0: the frame was refused, and the rest is dropped."""
+        self._rest_ends = False
+        """It has END_STREAM."""
         self.slice_frames = SLICE_FRAMES if role is Role.SERVER else MAX_STREAM_ID
         """Frames that are processed at once."""
         self._looked_at = 0
@@ -132,15 +144,19 @@ class H2Connection(JoinedFrames):
                 data = self._read_preface(data)
             start = 0
             tail = self._tail
-            if self.has_more:
+            if self._rest:
+                start = self._read_rest(data, events)
+            elif self.has_more:
                 self.has_more = False
                 data = tail + data
             elif tail:
-                if len(data) > self._frame_bytes and len(tail) >= FRAME_HEADER_BYTES:
+                if len(data) > frames.DEFAULT_FRAME_BYTES and len(tail) >= FRAME_HEADER_BYTES:
                     # Finish the frame alone, rather than copy all of a large piece for the sake of its first bytes.
                     start = FRAME_HEADER_BYTES + (unpack_header(tail)[0] >> 8) - len(tail)
+                if 0 < start <= len(data):
                     self._read_frames(tail + data[:start], 0, events)
                 else:
+                    start = 0
                     data = tail + data
             stop = self._read_frames(data, start, events)
             self._tail = data[stop:]
@@ -209,9 +225,9 @@ class H2Connection(JoinedFrames):
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a frame larger than SETTINGS_MAX_FRAME_SIZE")
             start = at + FRAME_HEADER_BYTES
             at = start + length
-            if at > size:
-                return start - FRAME_HEADER_BYTES
             kind = word & 0xFF
+            if at > size and (kind != DATA or flags & PADDED or size - start < LARGE):
+                return start - FRAME_HEADER_BYTES
             if kind > CONTINUATION:
                 kind = UNKNOWN
             if self._expected != ANY_FRAME and kind != self._expected:
@@ -225,11 +241,33 @@ class H2Connection(JoinedFrames):
                     at = after
                     continue
             counts[kind] += 1
+            if at > size:
+                self._rest, self._rest_of = at - size, 0
             try:
                 HANDLERS[kind](self, flags, stream & 0x7FFFFFFF, data, start, at, events)
             except StreamFault as fault:
                 self._break(fault, events)
-        return at
+        return min(at, size)
+
+    def _read_rest(self, data: bytes, events: list[Event]) -> int:
+        """More of a DATA frame whose begin has been passed on. Returns where it ends in `data`."""
+        size = min(self._rest, len(data))
+        self._rest -= size
+        stream = self._rest_of
+        if not stream or not size:
+            return size
+        ours = self._streams.get(stream)
+        if ours is None or ours.receives != BODY:
+            self.return_credit(size)  # it was reset meanwhile
+            return size
+        end = self._rest_ends and not self._rest
+        if end:
+            self._end_received(ours)
+        event = Data(stream, data, size, end)
+        if size < len(data):
+            self._runs.append((event, [memoryview(data)[:size]]))
+        events.append(event)
+        return size
 
     def _fail(self, fault: ConnectionFault) -> Failed:
         """End the connection, with GOAWAY unless the peer ended it."""
@@ -245,11 +283,13 @@ class H2Connection(JoinedFrames):
         self._waiting = None
         self._block = None
         self._tail = b""
+        self._rest = 0
 
     # DATA
 
     def _on_data(self, flags: int, stream: int, data: bytes, start: int, stop: int, events: list[Event]) -> None:
-        """RFC 9113 section 6.1; flow control section 6.9."""
+        """RFC 9113 section 6.1; flow control section 6.9. A frame that goes on beyond `data` (`_rest`) is checked as a
+        whole, and what has come of it is passed on."""
         if not stream:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "DATA on stream 0")
         flow = stop - start
@@ -279,7 +319,13 @@ class H2Connection(JoinedFrames):
                 self.return_credit(flow)
                 self._reject_body(ours, end, events)
                 return
-        if end:
+        if self._rest:
+            self._rest_of, self._rest_ends = stream, end
+            flow -= self._rest
+            size -= self._rest
+            stop = len(data)
+            end = False
+        elif end:
             ours.receives = ENDED
             if ours.sends == ENDED:
                 del self._streams[stream]
@@ -367,7 +413,9 @@ class H2Connection(JoinedFrames):
         if block is None or block.stream != stream:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS before it")
         block.count += 1
-        if block.count > self._limits.continuation_frames:
+        block.size += stop - start
+        most = self._limits.continuation_frames
+        if block.count > most or block.size > most * frames.DEFAULT_FRAME_BYTES:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many CONTINUATION frames", "continuation_frames")
         block.fragments.append(data[start:stop])
         if flags & END_HEADERS:

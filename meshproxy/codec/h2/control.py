@@ -194,6 +194,8 @@ class ControlFrames(WholeMessages):
             return
         if (stop - start) % SETTING.size:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS is not a multiple of 6 bytes long")
+        if stop - start > frames.DEFAULT_FRAME_BYTES:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "SETTINGS is larger than 16 KiB")
         if is_first:
             self._expected = ANY_FRAME
             self._peer_streams = frames.MAX_STREAM_ID  # unless changed below

@@ -19,6 +19,8 @@ UNTOLD_STREAMS = 100
 """How many streams a client opens before it has read the server's SETTINGS (RFC 9113 section 6.5.2 asks servers to
 allow no fewer)."""
 
+BULK = 16_384
+"""A piece of a body of more bytes takes longer to copy than to write apart from the header of its frame."""
 EXPLAINING_BYTES = 512
 """A DATA frame at least this large explains WINDOW_UPDATE frames; smaller ones are what a dribbling peer asks for
 (CVE-2019-9511)."""
@@ -48,6 +50,7 @@ class OutboundFrames:
         "_waiting",
         "_window",
         "frames_received",
+        "is_bulky",
         "is_closed",
         "live",
         "out",
@@ -59,6 +62,8 @@ class OutboundFrames:
         self._limits = limits
         self.out: list[bytes | memoryview] = []
         """Frames waiting to be written, in order."""
+        self.is_bulky = False
+        """One of them is larger than `BULK`."""
         self._output_bytes = 0
         """How many of them answer control frames of the peer."""
         self.statistics = statistics if statistics is not None else Statistics()
@@ -123,7 +128,15 @@ class OutboundFrames:
         output = b"".join(self.out)
         self.out = []
         self._output_bytes = 0
+        self.is_bulky = False
         return output
+
+    def take_pieces(self) -> list[bytes | memoryview]:
+        """The same, not joined."""
+        pieces, self.out = self.out, []
+        self._output_bytes = 0
+        self.is_bulky = False
+        return pieces
 
     # Commands: messages
 
@@ -228,6 +241,8 @@ class OutboundFrames:
                 elif size:
                     self.out.append(pack_header(size << 8, 0, stream))
                     self.out.append(data)
+                    if size > BULK:
+                        self.is_bulky = True
                 self._explained += size >= EXPLAINING_BYTES or end
                 return True
             room = min(ours.window, self._window)

@@ -18,7 +18,8 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 FRAME_BYTES = 16_384
 DEFAULT_WINDOW = 65_535
 WINDOW = 4_194_304
-"""What we let a peer send, per stream and per connection: what gRPC's C core announces."""
+"""What we let a peer send, per stream and per connection, and in one frame: what gRPC's C core announces. Like it we
+send frames as large as the peer takes."""
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -59,6 +60,7 @@ class FramedConnection(asyncio.Protocol):
         self._is_receiving = False
         self._is_paused = False
         self._their_initial_window = DEFAULT_WINDOW
+        self._their_frame_bytes = FRAME_BYTES
         self._connection_window = DEFAULT_WINDOW
         self._stream_windows: dict[int, int] = {}
         """Only streams whose body is still held: others need no account."""
@@ -120,7 +122,7 @@ class FramedConnection(asyncio.Protocol):
             if held is None:
                 continue
             body, after = held
-            size = min(len(body), FRAME_BYTES, self._connection_window, self._stream_windows[stream])
+            size = min(len(body), self._their_frame_bytes, self._connection_window, self._stream_windows[stream])
             if size <= 0 and len(body) > 0:
                 self._waiting.append(stream)
                 blocked += 1
@@ -224,6 +226,8 @@ class FramedConnection(asyncio.Protocol):
                     self._their_initial_window = window
                     for open_stream in self._stream_windows:
                         self._stream_windows[open_stream] += change
+                elif payload[at : at + 2] == b"\0\5":
+                    self._their_frame_bytes = int.from_bytes(payload[at + 2 : at + 6], "big")
             self._out.append(frame(SETTINGS, ACK, 0, b""))
             self.on_settings()
             self._pump()

@@ -180,7 +180,9 @@ class GrpcConnection(FramedConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.send(PREFACE + settings(push=0, window=WINDOW) + window_update(0, WINDOW - DEFAULT_WINDOW))
+        self.send(
+            PREFACE + settings(push=0, window=WINDOW, frame_bytes=WINDOW) + window_update(0, WINDOW - DEFAULT_WINDOW)
+        )
 
     def on_settings(self) -> None:
         if not self.has_settings.done():

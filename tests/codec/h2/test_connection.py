@@ -25,14 +25,14 @@ Script = Callable[[Talk], bytes]
 
 def test_what_a_server_says_first() -> None:
     assert H2Connection(Role.SERVER, Limits(), 0.0).take_output() == bytes.fromhex(
-        "000012 04 00 00000000 0003 00000400 0004 00040000 0006 00010000 000004 08 00 00000000 000f0001"
+        "000018 04 00 00000000 0003 00000400 0004 00040000 0005 00040000 0006 00010000 000004 08 00 00000000 000f0001"
     )
 
 
 def test_what_a_client_says_first() -> None:
     assert H2Connection(Role.CLIENT, Limits(connection_window=65_535), 0.0).take_output() == (
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-        + bytes.fromhex("000012 04 00 00000000 0002 00000000 0004 00040000 0006 00010000")
+        + bytes.fromhex("000018 04 00 00000000 0002 00000000 0004 00040000 0005 00040000 0006 00010000")
     )
 
 
@@ -397,8 +397,9 @@ VIOLATIONS: dict[str, tuple[Script, ErrorCode]] = {
         ErrorCode.FRAME_SIZE_ERROR,
     ),
     "a block that is none": (lambda t: frame(HEADERS, 0x4, 1, b"\xff"), ErrorCode.COMPRESSION_ERROR),
-    "a frame too large": (lambda t: t.head(1, t.POST) + t.data(1, bytes(16_385)), ErrorCode.FRAME_SIZE_ERROR),
-    "HEADERS too large": (lambda t: frame(HEADERS, 0x4, 1, bytes(16_385)), ErrorCode.FRAME_SIZE_ERROR),
+    "a frame too large": (lambda t: t.head(1, t.POST) + t.data(1, bytes(262_145)), ErrorCode.FRAME_SIZE_ERROR),
+    "SETTINGS too large": (lambda t: frame(frames.SETTINGS, 0, 0, bytes(16_386)), ErrorCode.ENHANCE_YOUR_CALM),
+    "HEADERS too large": (lambda t: frame(HEADERS, 0x4, 1, bytes(262_145)), ErrorCode.FRAME_SIZE_ERROR),
 }
 
 

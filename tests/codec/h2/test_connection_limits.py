@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from meshproxy.codec.events import Data, Failed, Rejected, Reset, ResponseHead
+from meshproxy.codec.events import Data, Failed, Rejected, RequestHead, Reset, ResponseHead
 from meshproxy.codec.h2 import frames
 from meshproxy.codec.h2.connection import SLICE_FRAMES
 from meshproxy.codec.h2.errors import ErrorCode
@@ -78,6 +78,7 @@ def test_what_nobody_reads_is_given_back(talk: Callable[..., Talk]) -> None:
 
 
 def test_large_reads_are_one_event(talk: Callable[..., Talk]) -> None:
+    """And nothing of a frame waits for its end."""
     server = talk()
     server.opened()
     body = bytes(range(256)) * 64
@@ -86,10 +87,73 @@ def test_large_reads_are_one_event(talk: Callable[..., Talk]) -> None:
     events += server.say(wire[10_000:60_000])
     events += server.say(wire[60_000:], server.data(1, b"end", end=True))
     assert [(len(event.data), event.flow, event.end) for event in events] == [
-        (16_384 * 3, 16_384 * 3, False),
-        (16_384 * 5 + 3, 16_384 * 5 + 3, True),
+        (10_000 - 9, 10_000 - 9, False),
+        (50_000 - 3 * 9, 50_000 - 3 * 9, False),
+        (16_384 * 8 + 3 - 60_000 + 4 * 9, 16_384 * 8 + 3 - 60_000 + 4 * 9, True),
     ]
     assert b"".join(event.data for event in events) == body * 8 + b"end"
+
+
+def test_a_piece_within_a_frame_is_passed_on_as_it_came(talk: Callable[..., Talk]) -> None:
+    """A body in frames larger than a read is not copied by the codec."""
+    server = talk()
+    server.opened()
+    wire = server.data(1, bytes(200_000), end=True)
+    server.say(wire[:90_000])
+    piece = wire[90_000:180_000]
+    (event,) = server.connection.receive(piece, 0.0)
+    assert event.data is piece
+    (event,) = server.say(wire[180_000:])
+    assert (len(event.data), event.flow, event.end) == (20_009, 20_009, True)
+
+
+def test_the_begin_of_a_frame_that_is_small_so_far_waits(talk: Callable[..., Talk]) -> None:
+    server = talk()
+    server.opened()
+    wire = server.data(1, bytes(200_000))
+    assert server.say(wire[:4_000]) == []
+    (event,) = server.say(wire[4_000:5_000])
+    assert len(event.data) == 5_000 - 9
+
+
+def test_a_padded_frame_waits_for_its_end(talk: Callable[..., Talk]) -> None:
+    server = talk()
+    server.opened()
+    wire = padded(DATA, 0, 1, bytes(50_000), 9)
+    assert server.say(wire[:40_000]) == []
+    (event,) = server.say(wire[40_000:])
+    assert (len(event.data), event.flow) == (50_000, 50_010)
+
+
+def test_a_frame_is_checked_when_it_begins(talk: Callable[..., Talk]) -> None:
+    """What is wrong with it as a whole is not found out by what was passed on; and its rest is no frame."""
+    server = talk(limits=Limits(stream_window=65_535, connection_window=2**20))
+    server.opened()
+    wire = server.data(1, bytes(70_000))
+    (event,) = server.say(wire[:10_000])
+    assert (type(event), event.code) == (Reset, ErrorCode.FLOW_CONTROL_ERROR)
+    assert server.say(wire[10_000:50_000]) == []
+    (event,) = server.say(wire[50_000:] + server.head(3, server.POST))
+    assert (type(event), event.stream) == (RequestHead, 3)
+    assert server.connection._room + server.connection._owed == 2**20
+
+
+def test_the_rest_of_a_frame_on_a_stream_that_is_gone(talk: Callable[..., Talk]) -> None:
+    server = talk()
+    server.opened()
+    wire = server.data(1, bytes(200_000), end=True)
+    (event,) = server.say(wire[:100_000])
+    server.connection.credit(1, event.flow)
+    server.connection.reset(1, 8)
+    assert server.say(wire[100_000:], server.head(3, server.POST))[0].stream == 3
+    assert server.connection._room + server.connection._owed == Limits().connection_window
+
+
+def test_a_declared_length_holds_for_a_frame_that_is_on_its_way(talk: Callable[..., Talk]) -> None:
+    server = talk()
+    server.opened(fields=[*server.POST, (b"content-length", b"100000")])
+    (event,) = server.say(server.data(1, bytes(200_000), end=True)[:50_000])
+    assert (type(event), event.code) == (Reset, ErrorCode.PROTOCOL_ERROR)
 
 
 @pytest.mark.parametrize("kept", [1, 8, 9, 10, 5_000])
@@ -238,6 +302,10 @@ def test_continuation_flood(talk: Callable[..., Talk], fragment: bytes) -> None:
     server = talk()
     assert server.say(frame(HEADERS, 0, 1, b"") + frame(CONTINUATION, 0, 1, fragment) * 16) == []
     (event,) = server.say(frame(CONTINUATION, 0, 1, fragment))
+    assert (event.code, event.limit) == (ErrorCode.ENHANCE_YOUR_CALM, "continuation_frames")
+    server = talk()
+    large = frame(CONTINUATION, 0, 1, bytes(200_000))
+    (event,) = server.say(frame(HEADERS, 0, 1, b"") + large + large)
     assert (event.code, event.limit) == (ErrorCode.ENHANCE_YOUR_CALM, "continuation_frames")
     server = talk()
     block = server.block(server.GET)

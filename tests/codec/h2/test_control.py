@@ -222,8 +222,8 @@ def test_the_text_of_a_goaway_is_bounded(talk: Callable[..., Talk]) -> None:
 
 
 def test_our_settings() -> None:
-    assert dict(our_settings(Role.SERVER, Limits())) == {3: 1_024, 4: 262_144, 6: 65_536}
-    assert dict(our_settings(Role.CLIENT, Limits())) == {2: 0, 4: 262_144, 6: 65_536}
+    assert dict(our_settings(Role.SERVER, Limits())) == {3: 1_024, 4: 262_144, 5: 262_144, 6: 65_536}
+    assert dict(our_settings(Role.CLIENT, Limits())) == {2: 0, 4: 262_144, 5: 262_144, 6: 65_536}
     limits = Limits(header_table_bytes=0, frame_bytes=20_000, stream_window=65_535, header_bytes=1, streams=7)
     assert dict(our_settings(Role.SERVER, limits)) == {1: 0, 3: 7, 5: 20_000, 6: 1}
 

@@ -83,7 +83,7 @@ WINDOWS = st.sampled_from([1, 7, 1_000, 16_384, 65_535, 65_536, 262_144])
     bodies=st.lists(st.tuples(SIZES, SIZES), min_size=1, max_size=4),
     windows=st.tuples(WINDOWS, WINDOWS),
     connection_windows=st.tuples(st.sampled_from([65_535, 100_000]), st.sampled_from([65_535, 2**20])),
-    frame_bytes=st.sampled_from([16_384, 30_000]),
+    frame_bytes=st.sampled_from([16_384, 30_000, 250_000]),
     seed=st.integers(0, 2**32),
 )
 def test_bodies_arrive(

@@ -49,7 +49,7 @@ def test_a_call(size: int) -> None:
 
 @pytest.mark.parametrize(
     ("limits", "size"),
-    [(Limits(stream_window=100), 101), (Limits(), 16_385), (Limits(header_bytes=200), 1)],
+    [(Limits(stream_window=100), 101), (Limits(frame_bytes=16_384), 16_385), (Limits(header_bytes=200), 1)],
 )
 def test_a_call_that_the_peer_does_not_take_at_once(limits: Limits, size: int) -> None:
     client, _ = pair(other=limits)
@@ -90,7 +90,7 @@ def test_an_answer(size: int) -> None:
     ("server", "size"),
     [
         (asked(Limits(stream_window=100)), 101),
-        (asked(), 16_385),
+        (asked(Limits(frame_bytes=16_384)), 16_385),
         (asked(Limits(header_bytes=70)), 1),
         (asked(method=b"HEAD"), 1),
         (asked(end=False), 1),

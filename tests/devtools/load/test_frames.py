@@ -92,6 +92,13 @@ def test_a_large_body_keeps_within_both_windows(connection: Recording, transport
     assert max(len(payload) for *_, payload in frames) <= FRAME_BYTES
 
 
+def test_frames_are_as_large_as_the_peer_takes(connection: Recording, transport: FakeTransport) -> None:
+    connection.data_received(settings(frame_bytes=50_000))
+    transport.take()
+    connection.send_body(1, bytes(60_000), b"")
+    assert [len(payload) for *_, payload in parse(transport.take())] == [50_000, 10_000]
+
+
 def test_what_follows_a_body_is_sent_after_its_last_byte(connection: Recording, transport: FakeTransport) -> None:
     trailers = frame(HEADERS, END_HEADERS | END_STREAM, 1, b"t")
     connection.send_body(1, b"x" * 20_000, trailers)

@@ -74,6 +74,9 @@ class Wire:
         assert self.state == "open"
         self.written += data
 
+    def writelines(self, pieces: list[bytes]) -> None:
+        self.write(b"".join(pieces))
+
     def is_closing(self) -> bool:
         return self.state != "open"
 
