@@ -247,7 +247,9 @@ class H2Connection(JoinedFrames):
                 HANDLERS[kind](self, flags, stream & 0x7FFFFFFF, data, start, at, events)
             except StreamFault as fault:
                 self._break(fault, events)
-        return min(at, size)
+            if at > size:
+                return size
+        return at
 
     def _read_rest(self, data: bytes, events: list[Event]) -> int:
         """More of a DATA frame whose begin has been passed on. Returns where it ends in `data`."""
