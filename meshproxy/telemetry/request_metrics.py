@@ -156,19 +156,29 @@ class RequestMetrics:
         time.value += seconds
         if allowed is not None:
             allowed.value += 1
-        values: tuple[tuple[HistogramSeries, float], ...]
-        values = (duration, seconds), (request_size, received), (response_size, sent)
+        # `observe`, without its calls: 5 % of the Python of a small request.
+        if duration.above < seconds <= duration.up_to:
+            duration.counts[duration.place] += 1
+            duration.sum += seconds
+        else:
+            duration.observe(seconds)
+        if request_size.above < received <= request_size.up_to:
+            request_size.counts[request_size.place] += 1
+            request_size.sum += received
+        else:
+            request_size.observe(received)
+        if response_size.above < sent <= response_size.up_to:
+            response_size.counts[response_size.place] += 1
+            response_size.sum += sent
+        else:
+            response_size.observe(sent)
         if received <= SMALL and sent <= SMALL:
-            values = (
-                *values,
-                (overhead, exchange.decided - exchange.started + exchange.finished - exchange.first_byte),
-            )
-        for histogram, value in values:
-            if histogram.above < value <= histogram.up_to:  # `observe`, without its call
-                histogram.counts[histogram.place] += 1
-                histogram.sum += value
+            value = exchange.decided - exchange.started + exchange.finished - exchange.first_byte
+            if overhead.above < value <= overhead.up_to:
+                overhead.counts[overhead.place] += 1
+                overhead.sum += value
             else:
-                histogram.observe(value)
+                overhead.observe(value)
         trace = exchange.trace
         if trace is not None and trace.is_exported:
             duration.exemplify(Exemplar(seconds, self._now(), trace.trace_id, trace.span_id))

@@ -1,13 +1,15 @@
 """What a request of the express lane takes without sockets: the conversation of tests/test_request_budget.py.
 
     PYTHONPATH=. python docs/decisions/figures/express_lane.py rest|grpc|grpc-indexed [REQUESTS [ROUNDS]]
+    PYTHONPATH=. python docs/decisions/figures/express_lane.py instructions
 
 The time is CPU of this process, the least of several rounds, client and model server of gRPC left out. Instructions do
 not depend on what else a machine does: the difference of two runs by the difference of their requests,
 
     PYTHONPATH=. valgrind --tool=cachegrind --cache-sim=no python docs/decisions/figures/express_lane.py rest 1200 1
 
-client and model server included.
+client and model server included. `instructions` counts those of the interpreter, which are the same on every machine:
+the least of 60 requests, client and model server left out.
 """
 # ruff: noqa: T201
 
@@ -16,6 +18,8 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import uvloop
 
@@ -25,7 +29,7 @@ from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
 from meshproxy.telemetry.line_writer import LineWriter
 from tests.proxy.express.call_rig import IndexingEncoder
-from tests.test_request_budget import Bench, grpc, rest
+from tests.test_request_budget import Bench, answer, ask, grpc, rest
 
 HEADERS: Headers = ((b"content-type", b"application/grpc"), (b"user-agent", b"grpc-python/1.80"))
 MESSAGE = b"\0\0\0\0\x05\x0a\x03\x0a\x01m"
@@ -80,6 +84,62 @@ def time_grpc(bench: Bench, requests: int, indexes: bool) -> float:
     return spent
 
 
+class Instructions:
+    """Counts the interpreter's instructions between `with` and its end."""
+
+    def __enter__(self) -> Instructions:
+        self.count = 0
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        self.count += event == "opcode"
+        return self._trace
+
+
+def count_rest(bench: Bench) -> int:
+    server, client = rest(bench)
+    counts = []
+    for number in range(60):
+        with Instructions() as instructions:
+            server.data_received(POST % number)
+            bench.shared.outbox.flush()
+            client.data_received(ANSWER)
+            bench.shared.outbox.flush()
+        counts.append(instructions.count)
+    return min(counts)
+
+
+def count_grpc(bench: Bench) -> int:
+    server, client = grpc(bench)
+    caller, model = H2Connection(Role.CLIENT, Limits(), 0.0), H2Connection(Role.SERVER, Limits(), 0.0)
+    counts = []
+    for number in range(60):
+        ask(caller, b"id-%d" % number)
+        asked = caller.take_output()
+        with Instructions() as asking:
+            server.data_received(asked)
+            bench.shared.outbox.flush()
+        answer(model, bench.server_side.take())
+        answered = model.take_output()
+        with Instructions() as answering:
+            client.data_received(answered)
+            bench.shared.outbox.flush()
+        caller.receive(bench.client_side.take(), 0.0)
+        counts.append(asking.count + answering.count)
+    return min(counts)
+
+
+async def count() -> None:
+    sink = LineWriter.file(Path("/dev/null"))
+    print(f"instructions of a request: {count_rest(Bench(sink))} (REST), {count_grpc(Bench(sink))} (gRPC)")
+    sink.close()
+
+
 async def main(which: str, requests: int, rounds: int) -> None:
     least = float("inf")
     for _ in range(rounds):
@@ -93,4 +153,4 @@ async def main(which: str, requests: int, rounds: int) -> None:
 
 if __name__ == "__main__":
     which, requests, rounds = (*sys.argv[1:], *("rest", "400", "40")[len(sys.argv) - 1 :])
-    uvloop.run(main(which, int(requests), int(rounds)))
+    uvloop.run(count() if which == "instructions" else main(which, int(requests), int(rounds)))

@@ -130,8 +130,8 @@ class H2Connection(JoinedFrames):
             now: seconds, of a clock that does not go back.
 
         Returns:
-            The events, in order, of `SLICE_FRAMES` frames at most. Consecutive DATA frames of a stream are one event.
-            `Failed` is the last.
+            The events, in order, of `SLICE_FRAMES` frames at most, and of a whole message before them. Consecutive DATA
+            frames of a stream are one event. `Failed` is the last.
         """
         if self.is_closed:
             return []
@@ -139,11 +139,21 @@ class H2Connection(JoinedFrames):
         if not self.out:
             self._output_bytes = 0
         events: list[Event] = []
+        tail = self._tail
+        start = 0
         try:
+            if (
+                self.joins
+                and not tail
+                and not self._rest
+                and self._expected == ANY_FRAME
+                and not self._reader.changes_table
+            ):
+                start = self._join_first(data, events)
+                if start == len(data):
+                    return events
             if self._preface:
                 data = self._read_preface(data)
-            start = 0
-            tail = self._tail
             if self._rest:
                 start = self._read_rest(data, events)
             elif self.has_more:
@@ -213,7 +223,7 @@ class H2Connection(JoinedFrames):
         size = len(data)
         counts = self.frames_received
         left = self.slice_frames
-        joins, is_server = self.joins, self._role is Role.SERVER
+        joins, is_server = self.joins and not self._reader.changes_table, self._is_server
         while size - at >= FRAME_HEADER_BYTES:
             if not left:
                 self.has_more = True
@@ -378,7 +388,7 @@ class H2Connection(JoinedFrames):
 
     def _reject_body(self, ours: Stream, end: bool, events: list[Event]) -> None:
         reason = f"the body is larger than {self._limits.body_bytes} bytes"
-        if self._role is Role.CLIENT:
+        if not self._is_server:
             raise StreamFault(ours.id, ErrorCode.ENHANCE_YOUR_CALM, reason)
         ours.receives = ENDED if end else IGNORED
         if ours.sends == ENDED:
@@ -427,7 +437,7 @@ class H2Connection(JoinedFrames):
 
     def _on_block(self, stream: int, end: bool, block: bytes, is_self_dependent: bool, events: list[Event]) -> None:
         """Process a complete header block. It is decoded in any case, to keep the table in sync."""
-        opens = self._role is Role.SERVER and stream > self._history.last and stream & 1
+        opens = self._is_server and stream > self._history.last and stream & 1
         ours = None if opens else self._streams.get(stream)
         try:
             if ours is None:

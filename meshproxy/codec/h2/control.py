@@ -95,7 +95,7 @@ class ControlFrames(WholeMessages):
     def _spend_reset(self) -> None:
         """A stream ended by reset: the peer's (CVE-2023-44487) or one that it made us send (CVE-2025-8671).
         Only clients are watched, since only they open streams; resets on our own command do not count."""
-        if self._role is Role.SERVER and not self._reset_budget.spend(self._now):
+        if self._is_server and not self._reset_budget.spend(self._now):
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many streams are reset", "resets_rate")
 
     def _spend_fields(self, count: int) -> None:
@@ -269,7 +269,7 @@ class ControlFrames(WholeMessages):
         self._peer_last_stream = last
         text = data[start + 8 : min(stop, start + 8 + REASON_CHARACTERS)].decode("latin-1")
         reason = "".join([character if " " <= character <= "~" else "?" for character in text])
-        if self._role is Role.CLIENT:
+        if not self._is_server:
             for unseen in [number for number in self._streams if number > last]:
                 del self._streams[unseen]
                 self._forget(unseen, Past.RESET_BY_US)

@@ -83,7 +83,6 @@ class HeadReader:
     """
 
     __slots__ = (
-        "_changes_table",
         "_decoder",
         "_field_bytes",
         "_field_shapes",
@@ -92,6 +91,7 @@ class HeadReader:
         "_limits",
         "_requests",
         "_shapes",
+        "changes_table",
         "kept_trailers",
         "remembers",
         "responses",
@@ -108,7 +108,7 @@ class HeadReader:
         """By what their blocks have in common."""
         self._field_shapes: dict[FieldKey, HeadShape] = {}
         """By what their fields have in common, whatever the table is."""
-        self._changes_table = False
+        self.changes_table = False
         """The last request did."""
         self.shape: HeadShape | None = None
         """Of the request that was read last, if it is kept."""
@@ -138,10 +138,10 @@ class HeadReader:
         if head is not None:
             return head
         self.shape = None
-        did_change = self._changes_table
-        fields, self._changes_table = self._fields(block)
+        did_change = self.changes_table
+        fields, self.changes_table = self._fields(block)
         key, values = split_fields(fields)
-        if self._changes_table:
+        if self.changes_table:
             return self._read_fields(key, values, fields, len(block), did_change)
         parts = split_block(block)
         if len(values) > len(parts) // 3:  # some are in the table
@@ -159,11 +159,12 @@ class HeadReader:
 
     def known(self, block: bytes) -> ParsedRequest | None:
         """The head of a request that can be read without decoding its block. Sets `shape`. None: there is none."""
-        if self._changes_table:
+        if self.changes_table:
             return None
-        self.shape = shape = self._requests.get(block)
-        if shape is not None:
-            return shape.parsed
+        if self._requests:
+            self.shape = shape = self._requests.get(block)
+            if shape is not None:
+                return shape.parsed
         parts = split_block(block)
         self.shape = shape = self._shapes.get((*parts[::3], *parts[1::3]))
         return shape.read(parts[2::3]) if shape is not None else None

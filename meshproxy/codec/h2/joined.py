@@ -45,6 +45,20 @@ class JoinedFrames(ControlFrames):
         self.joins = False
         """Whole messages are one event each."""
 
+    def _join_first(self, data: bytes, events: list[Event]) -> int:
+        """A whole message that a read begins with, before which nothing is left: most reads of a connection with one
+        call at a time are that and nothing else. Returns where what follows begins."""
+        size = len(data)
+        if size < FRAME_HEADER_BYTES:
+            return NOTHING
+        word, flags, stream = unpack_header(data)
+        stop = FRAME_HEADER_BYTES + (word >> 8)
+        if flags != END_HEADERS or word & 0xFF != HEADERS or stop > size or word >> 8 > self._limits.frame_bytes:
+            return NOTHING
+        if self._is_server:
+            return self._join_request(stream, data, FRAME_HEADER_BYTES, stop, size, events)
+        return self._join_response(stream, data, FRAME_HEADER_BYTES, stop, size, events)
+
     def _join_request(self, number: int, data: bytes, start: int, stop: int, size: int, events: list[Event]) -> int:
         """As server: a request, HEADERS and DATA. `size`: of `data`."""
         if size - stop < FRAME_HEADER_BYTES:

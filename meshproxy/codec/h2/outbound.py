@@ -35,6 +35,7 @@ class OutboundFrames:
         "_final_stream",
         "_has_grown",
         "_history",
+        "_is_server",
         "_limits",
         "_next_stream",
         "_output_bytes",
@@ -59,6 +60,8 @@ class OutboundFrames:
 
     def __init__(self, role: Role, limits: Limits, statistics: Statistics | None) -> None:
         self._role = role
+        self._is_server = role is Role.SERVER
+        """A member of an enumeration takes 0.1 us to look up on CPython 3.11."""
         self._limits = limits
         self.out: list[bytes | memoryview] = []
         """Frames waiting to be written, in order."""
@@ -110,7 +113,7 @@ class OutboundFrames:
     def can_open(self) -> bool:
         """`send_request` may be called: the peer takes another stream."""
         return (
-            self._role is Role.CLIENT
+            not self._is_server
             and not self.is_closed
             and self._peer_last_stream is None
             and self._final_stream is None
@@ -196,7 +199,7 @@ class OutboundFrames:
         ours = self._streams.get(stream)
         if ours is None:
             return
-        if ours.sends != HEAD or self._role is not Role.SERVER or (end and status < 200):
+        if ours.sends != HEAD or not self._is_server or (end and status < 200):
             raise LocalProtocolError("a head out of order")
         block = self._encoder.response(status, headers, length)
         self._explained += 1
@@ -219,7 +222,7 @@ class OutboundFrames:
             LocalProtocolError: before the head, after the end, or not the length that was declared.
         """
         ours = self._streams.get(stream)
-        if ours is None or (ours.is_head and ours.sends == ENDED and self._role is Role.SERVER):
+        if ours is None or (ours.is_head and ours.sends == ENDED and self._is_server):
             return True  # a response to HEAD has no body (RFC 9110 section 9.3.2)
         held = ours.held
         if ours.sends != BODY or (held is not None and held.end):
@@ -266,7 +269,7 @@ class OutboundFrames:
     def send_trailers(self, stream: int, headers: Headers) -> None:
         """End a message with trailers, after any buffered data. Raises as `send_response`."""
         ours = self._streams.get(stream)
-        if ours is None or (ours.is_head and ours.sends == ENDED and self._role is Role.SERVER):
+        if ours is None or (ours.is_head and ours.sends == ENDED and self._is_server):
             return
         held = ours.held
         if ours.sends != BODY or ours.to_go or (held is not None and held.end):
@@ -310,9 +313,9 @@ class OutboundFrames:
         if self.is_closed:
             return
         ours = self._streams.get(stream)
-        if ours is not None:
+        if ours is not None and ours.receives == BODY:
             ours.owed += size
-            if ours.owed * 2 >= self._limits.stream_window and ours.receives == BODY:
+            if ours.owed * 2 >= self._limits.stream_window:
                 self.out.append(frames.window_update(stream, ours.owed))
                 ours.room += ours.owed
                 ours.owed = 0
@@ -351,7 +354,7 @@ class OutboundFrames:
     @property
     def _last_of_peer(self) -> int:
         """The highest stream that the peer has opened."""
-        return self._history.last if self._role is Role.SERVER else 0
+        return self._history.last if self._is_server else 0
 
     def return_credit(self, size: int) -> None:
         """`credit`, for a stream that has ended: extend the connection's window, in steps of half of it."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from meshproxy.codec.grpc import parse_timeout
 from meshproxy.codec.h2.encoder import LIMIT_LITERAL, REQUEST_ID_LITERAL, TRACE_LITERAL, VARYING_BYTES
 from meshproxy.codec.h2.errors import ErrorCode
-from meshproxy.codec.headers import GRPC_TIMEOUT
 from meshproxy.inference.body_scan import BodyScan, repeats
 from meshproxy.proxy.client_side import OVER, TIMER_SECONDS
 from meshproxy.proxy.express.call_plan import Plans, plan_answer, plan_call
@@ -146,12 +145,10 @@ class CallLane:
         # Until when?
         started = context.now()
         seconds = plan.seconds
-        if plan.fields.timeout is not None:
-            for name, value in head.headers:
-                if name == GRPC_TIMEOUT:
-                    said = parse_timeout(value)
-                    if said is not None and said < seconds:
-                        seconds = said
+        if plan.limit_at != ABSENT:
+            said = parse_timeout(head.headers[plan.limit_at][1])
+            if said is not None and said < seconds:
+                seconds = said
         if seconds <= TIMER_SECONDS:
             return self._missed(Outcome.SHORT)
 
@@ -217,7 +214,7 @@ class CallLane:
             ride.downstream.sink = ClientSink(ride)
             ride.trace, ride.trace_parent, ride.span_id = trace, parent, span_id
             plan.matched.budget.deposit(started)
-            downstream.codec.credit(head.stream, flow)
+            downstream.codec.return_credit(flow)
             if size <= plan.most_replayed and context.replay_bytes + size <= snapshot.limits.replay_buffer_total:
                 ride.replayed = size
                 context.replay_bytes += size

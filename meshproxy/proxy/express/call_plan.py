@@ -57,10 +57,18 @@ class CallAnswer:
 class CallPlan(Decisions):
     """The plan for calls with heads of one shape, whose bodies name one model."""
 
-    __slots__ = ("answers", "block", "id_at", "is_sidecar", "last", "scheme", "size", "takes_limit")
+    __slots__ = ("answers", "block", "id_at", "is_sidecar", "last", "limit_at", "scheme", "size")
 
     def __init__(
-        self, request: Request, tracer: Tracer, endpoint: Endpoint, scheme: bytes, block: bytes, size: int, id_at: int
+        self,
+        request: Request,
+        tracer: Tracer,
+        endpoint: Endpoint,
+        scheme: bytes,
+        block: bytes,
+        size: int,
+        id_at: int,
+        limit_at: int,
     ) -> None:
         Decisions.__init__(self, request, tracer)
         self.block = block
@@ -70,6 +78,8 @@ class CallPlan(Decisions):
         """Of that head (RFC 9113 section 10.5.1)."""
         self.id_at = id_at
         """Where the request id is among the fields of a head; ABSENT: none is put behind the block."""
+        self.limit_at = limit_at
+        """Where the client's time limit is; ABSENT: it has said none."""
         self.is_sidecar = endpoint.is_sidecar
         """Answers are those of another sidecar."""
         self.scheme = scheme
@@ -154,13 +164,15 @@ def plan_call(
     names = [name for name, _ in varying]
     if (GRPC_TIMEOUT in names) is not bool(request.due) or not {*names} <= {GRPC_TIMEOUT, REQUEST_ID}:
         return None
-    id_at = [name for name, _ in head.headers].index(REQUEST_ID) if REQUEST_ID in names else ABSENT
+    came = [name for name, _ in head.headers]
+    id_at = came.index(REQUEST_ID) if REQUEST_ID in names else ABSENT
+    limit_at = came.index(GRPC_TIMEOUT) if GRPC_TIMEOUT in slots else ABSENT
     if (REQUEST_ID in slots) and id_at == ABSENT:
         return None
     block, size = encoder.kept_request(
         forwarded.method, scheme, forwarded.authority, forwarded.target, rest, forwarded.length
     )
-    return CallPlan(request, tracer, endpoint, scheme, block, size, id_at)
+    return CallPlan(request, tracer, endpoint, scheme, block, size, id_at, limit_at)
 
 
 def plan_answer(

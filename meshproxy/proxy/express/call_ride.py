@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.h2.errors import ErrorCode
-from meshproxy.proxy.exchange import AttemptRecord
 from meshproxy.proxy.express.carried import Carried, Owner
-from meshproxy.proxy.express_outcome import Outcome
+from meshproxy.proxy.express_outcome import CARRIED, Outcome
 
 if TYPE_CHECKING:
     from meshproxy.codec.events import Headers, Rejected, RequestHead, ResponseHead, WholeResponse
@@ -69,30 +68,15 @@ class CallRide(Carried):
                 lane.unfold(self, Outcome.RELOADED)
                 return False
             downstream, upstream, endpoint = self.downstream, self.upstream_connection, self.endpoint
-            self.first_byte = now = context.now()
+            self.first_byte = self.ended = now = context.now()
             size = len(body)
             if not downstream.send_answer(answer.prepared, body, size):
-                self.first_byte = 0.0
+                self.first_byte = self.ended = 0.0
                 lane.unfold(self, Outcome.CLIENT)
                 return False
             upstream.ride_over(whole.flow)
             endpoint.succeeded(plan.model, now - self.connected, now, self.token)
             self.is_reported = True
-            self.attempts = (
-                AttemptRecord(
-                    self.pool.address,
-                    self.decided,
-                    self.connected,
-                    now,
-                    now,
-                    None,
-                    False,
-                    200,
-                    0,
-                    self.span_id,
-                    self.pool.is_tls,
-                ),
-            )
             self.status = 200
             self.grpc_status = 0
             self.effective_version = version
@@ -102,7 +86,7 @@ class CallRide(Carried):
             context.replay_bytes -= self.replayed
             self.replayed = 0
             context.served += 1
-            context.express[Outcome.CARRIED] += 1
+            context.express[CARRIED] += 1
             self.finished = context.now()
             answer.observe(self)
         except Exception as error:

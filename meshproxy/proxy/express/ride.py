@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from meshproxy.proxy.exchange import AttemptRecord
 from meshproxy.proxy.express.carried import Carried, Owner
 from meshproxy.proxy.express.shape import MOST_HEAD
-from meshproxy.proxy.express_outcome import Outcome
+from meshproxy.proxy.express_outcome import CARRIED, Outcome
 
 if TYPE_CHECKING:
     from meshproxy.proxy.exchange import LiveExchange
@@ -57,26 +56,11 @@ class Ride(Carried):
                 lane.unfold(self, Outcome.RELOADED)
                 return False
             upstream, downstream, endpoint = self.upstream_connection, self.downstream, self.endpoint
-            self.first_byte = first_byte = context.now()
+            self.first_byte = self.ended = first_byte = context.now()
             upstream.ride = None
             self.pool.released(upstream)
             endpoint.succeeded(plan.model, first_byte - self.connected, first_byte, self.token)
             self.is_reported = True
-            self.attempts = (
-                AttemptRecord(
-                    self.upstream,
-                    self.decided,
-                    self.connected,
-                    first_byte,
-                    first_byte,
-                    None,
-                    False,
-                    answer.status,
-                    None,
-                    self.span_id,
-                    self.pool.is_tls,
-                ),
-            )
             self.status = answer.status
             self.bytes_sent = size
             self.head.stream = downstream.ride_over(begin + data[end:], first_byte)
@@ -85,7 +69,7 @@ class Ride(Carried):
             context.replay_bytes -= self.replayed
             self.replayed = 0
             context.served += 1
-            context.express[Outcome.CARRIED] += 1
+            context.express[CARRIED] += 1
             self.finished = context.now()
             answer.observe(self)
         except Exception as error:
