@@ -68,8 +68,16 @@ class SidecarPool(H1Pool):
                 self._begin_one(now)
         self.streams.acquire(waiter)
 
+    def released(self, connection: H1Client) -> None:
+        """A connection is free (`H1Owner`). Calls that wait for one of HTTP/2 may need its place."""
+        super().released(connection)
+        if self.streams._waiting:
+            self.streams._grow()
+
     def give_way(self) -> None:
-        """Close an idle connection: calls that find none are streams."""
+        """Close an idle connection, unless one is closing already: calls that find none are streams."""
+        if any(connection.is_closing for connection in self._connections):
+            return
         if (idle := self._take()) is not None:
             idle.close()
 

@@ -207,6 +207,41 @@ def test_streams_that_wait_for_a_connection_get_the_room_of_an_idle_one(monkeypa
     assert second.stream is not None
 
 
+def test_many_that_wait_for_one_connection_close_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, max_connections=5)
+    held: list[Wanting] = []
+    for _ in range(4):
+        bench.buy()
+        held += want(bench.pool)
+    for waiter in held:
+        bench.end(waiter)
+    bench.h2.most = 1
+    want(bench.streams, 5)
+    closing = [waiter.stream for waiter in held if waiter.stream.is_closing]
+    assert len(closing) == 1
+    closing[0].lose()
+    assert len(bench.network.dials) == 1
+    assert sum(waiter.stream.is_closing for waiter in held) == 1
+
+
+def test_who_waits_for_a_connection_gets_the_room_of_one_that_becomes_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only one of HTTP/2 is leaving, but a long stream keeps it."""
+    bench = Bench(monkeypatch, max_connections=2)
+    busy = bench.buy()
+    (call,) = want(bench.pool)
+    assert call.stream is busy
+    want(bench.streams)
+    bench.streams.retired(bench.h2)
+    (waiter,) = want(bench.streams)
+    assert waiter.waits()
+    assert not busy.is_closing
+    bench.end(call)
+    assert busy.is_closing
+    busy.lose()
+    bench.network.accept()
+    assert waiter.stream is not None
+
+
 def test_an_idle_one_is_closed_before_a_sidecar_that_drains_closes_it(bench: Bench) -> None:
     connection = bench.buy()
     bench.call()
