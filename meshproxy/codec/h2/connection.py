@@ -165,6 +165,7 @@ class H2Connection(JoinedFrames):
                     start = FRAME_HEADER_BYTES + (unpack_header(tail)[0] >> 8) - len(tail)
                 if 0 < start <= len(data):
                     self._read_frames(tail + data[:start], 0, events)
+                    self._looked_at = max(self._looked_at - len(tail), 0)
                 else:
                     start = 0
                     data = tail + data

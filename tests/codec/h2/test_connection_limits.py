@@ -473,3 +473,22 @@ def test_a_client_processes_all_that_its_server_says(talk: Callable[..., Talk]) 
     client.say(client.head(stream, [(b":status", b"200")]))
     assert len(client.connection.receive(b"".join([client.data(stream, b"x")] * 1_000), 0.0)) == 1
     assert not client.connection.has_more
+
+
+def test_resets_behind_a_frame_that_was_cut_are_seen(talk: Callable[..., Talk]) -> None:
+    """The frame is finished alone, without a copy of all that came with its rest."""
+    server = talk()
+    server.opened()
+    codec = server.connection
+    codec.slice_frames = 1
+    ping = frames.ping(b"12345678", ack=False)
+    data, reset = server.data(1, bytes(20_000)), frames.rst_stream(1, 8)
+    assert codec.receive(ping * 2, 0.0) == []
+    codec.postpone(data[:1_000])
+    assert codec.look_ahead() == 0
+    while codec.has_more:
+        codec.receive(b"", 0.0)
+    codec.receive(data[1_000:] + ping + reset, 0.0)
+    assert codec.has_more
+    codec.postpone(reset * 2)
+    assert codec.look_ahead() == 3
