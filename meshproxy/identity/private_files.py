@@ -24,10 +24,14 @@ def replace_file(path: Path, content: bytes, mode: int, *, survives: bool = True
     new = path.with_name(f".{path.name}.{threading.get_native_id()}.new")
     new.unlink(missing_ok=True)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)
-        file.write(content)
-        if survives:
-            file.flush()
-            os.fsync(descriptor)
-    new.replace(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(content)
+            if survives:
+                file.flush()
+                os.fsync(descriptor)
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)  # the next attempt may be another thread's, which would not find it
+        raise

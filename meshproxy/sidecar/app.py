@@ -19,6 +19,7 @@ from meshproxy.proxy.pipeline import Pipeline
 from meshproxy.proxy.shed import SHED_GRPC, SHED_REST
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.carried_state import CarriedState
+from meshproxy.routing.routes import Routes
 from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, NoListenerEvents
 from meshproxy.sidecar.answer_reading import AnswerReading
 from meshproxy.sidecar.clusters import Clusters
@@ -492,14 +493,15 @@ class Sidecar:
             )
 
     def _is_loaded(self, rollout: ModelRollout) -> bool | None:
-        """Whether a candidate's version is AVAILABLE, by the health checks of its server; None: not known."""
-        spec, own = rollout.spec, self.configuration.documents.sidecar.spec
-        side = own.inbound if spec.chosen_by == "inbound" else own.outbound
-        server = spec.candidate.server or (side.server if side is not None else None)
-        if server is None or spec.candidate.version is None:
-            return None
-        versions = self.clusters.available(server, spec.candidate.model or spec.model)
-        return spec.candidate.version in versions if versions is not None else None
+        """See `rollouts.is_loaded`."""
+        from meshproxy.sidecar.rollouts import is_loaded  # its memory is for those who have a control plane
+
+        for direction in self.directions:
+            if direction.name == rollout.spec.chosen_by:
+                snapshot = direction.pipeline.snapshot
+                assert isinstance(snapshot.routes, Routes)
+                return is_loaded(rollout.spec, snapshot.routes, snapshot.server, self.clusters.available)
+        return None
 
     def _health_changed(self, server: str) -> None:
         health = self.configuration.health

@@ -153,17 +153,25 @@ class ManagedCluster:
         cluster.on_endpoints = self._endpoints_changed
 
     def available(self, model: str) -> frozenset[str] | None:
-        """Versions of a model that are AVAILABLE at every endpoint that has any, by the last `model-status` checks;
-        none before the first answer. None: it is not known, as there are no such checks of the model, or they say of
-        no version that it is."""
+        """Versions of a model that are AVAILABLE at every endpoint that has any, by the last `model-status` checks of
+        those that are healthy: one that is gone had its versions once. None of them before the first answer. None: it
+        is not known, as there are no such checks of the model, or they say of no version that it is."""
         settings = self._checks()
         if settings is None or settings.check != "model-status" or model not in self._models:
             return None
-        answers = [checker.available[model] for checker in self._checkers.values() if model in checker.available]
+        answers = [
+            checker.available[model]
+            for key, checker in self._checkers.items()
+            if model in checker.available and self._is_healthy(key)
+        ]
         if not answers:
             return frozenset()
         several = [frozenset(versions) for versions in answers if versions]
         return frozenset.intersection(*several) if several else None
+
+    def _is_healthy(self, key: str) -> bool:
+        endpoint = self.cluster.endpoints.get(key)
+        return endpoint is not None and endpoint.health is not None and endpoint.health.is_healthy
 
     def start(self) -> None:
         """Start discovery, if it has not started. Static endpoints are known at once."""

@@ -3,6 +3,7 @@ there is one."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
@@ -42,6 +43,7 @@ class ControlChannel:
         trust_domain: of the control plane, and of what it issues.
         credentials: what is shown to it now, if there is a valid certificate.
         open_calls: streams from it that are open.
+        writing: held by whoever writes `files`, which takes a thread: what came last is written last.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class ControlChannel:
         self._shared = own_connections(Times(ping_after=PING_AFTER))
         self._shared.reaper.start()
         self.open_calls = 0
+        self.writing = asyncio.Lock()
         self._streams: H2Channel | None = None
         self._shown: bytes | None = None
         """The fingerprint of the credentials that `_streams` shows."""

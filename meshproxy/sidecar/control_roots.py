@@ -103,17 +103,18 @@ class ControlRoots:
         """
         roots = read_message(message, Roots, "the trust bundle is").roots.encode()
         self._received += 1
-        credentials = self._channel.credentials()
-        if credentials is None:
-            return  # with the next certificate comes a bundle
-        try:
-            own_identity(replace(credentials, bundle_pem=roots), self._channel.trust_domain, self._clock())
-        except CertificateError as error:
-            logger.error(
-                "trust bundle rejected; keeping the previous one",
-                extra={"fields": {"reason": error.reason, "problem": error.message}},
-            )
-            return
-        await asyncio.to_thread(replace_file, self._channel.files.trust_bundle, roots, 0o644)
+        async with self._channel.writing:
+            credentials = self._channel.credentials()
+            if credentials is None:
+                return  # with the next certificate comes a bundle
+            try:
+                own_identity(replace(credentials, bundle_pem=roots), self._channel.trust_domain, self._clock())
+            except CertificateError as error:
+                logger.error(
+                    "trust bundle rejected; keeping the previous one",
+                    extra={"fields": {"reason": error.reason, "problem": error.message}},
+                )
+                return
+            await asyncio.to_thread(replace_file, self._channel.files.trust_bundle, roots, 0o644)
         logger.info("trust bundle received", extra={"fields": {"trust_bundle": roots_digest(roots)}})
         self._has_news.set()

@@ -165,7 +165,8 @@ class Enrollment:
         except CertificateError as error:
             raise EnrollmentFailed(f"the certificate that was issued cannot be used: {error.message}") from error
         try:
-            await asyncio.to_thread(self._store, credentials)
+            async with self._channel.writing:
+                await asyncio.to_thread(self._store, credentials)
         except OSError as error:
             self._unstored = credentials
             raise EnrollmentFailed(f"{self._settings.folder} cannot be written: {error.strerror}") from error

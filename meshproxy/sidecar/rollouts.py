@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from meshproxy.config.rollouts import ModelRollout
+    from meshproxy.config.rollouts import ModelRollout, RolloutSpec
     from meshproxy.config.schema import Documents
     from meshproxy.routing.carried_state import CarriedState
     from meshproxy.routing.live_split import LiveSplit
+    from meshproxy.routing.routes import Routes
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,31 @@ def weight_of(told: RolloutState | None, killed: Killed | None, revision: str) -
     if killed is not None and killed.revision == revision and told.attempt <= killed.attempt:
         return 0.0, False
     return told.weight, told.is_active
+
+
+def is_loaded(
+    spec: RolloutSpec, routes: Routes, server: str | None, available: Callable[[str, str], frozenset[str] | None]
+) -> bool | None:
+    """Whether the candidate's version is AVAILABLE wherever its calls may go; None: that is not known.
+
+    Args:
+        routes: of the direction that chooses.
+        server: of calls whose route names none, if that is known.
+        available: `Clusters.available`.
+    """
+    version = spec.candidate.version
+    if version is None:
+        return None
+    servers = set()
+    for conditions, route in routes.choices(spec.model):
+        servers.add(spec.candidate.server or route.server or server)
+        if not conditions:
+            break  # what follows is asked for no call
+    model = spec.candidate.model or spec.model
+    known = [available(each, model) if each is not None else None for each in servers]
+    if any(versions is not None and version not in versions for versions in known):
+        return False
+    return None if None in known else True
 
 
 class Rollouts:
@@ -133,7 +159,7 @@ class Rollouts:
         ours, told = self._ours[name], self._told.get(name)
         split, spec = ours.split, ours.document.spec
         weight, is_active = weight_of(told, self._killed.get(name), split.revision)
-        if told is not None and weight and not self._may_begin(name, ours, told):
+        if told is not None and is_active and weight and not self._may_begin(name, ours, told):
             weight = 0.0
         if weight != split.weight:
             fields = {"rollout": name, "revision": split.revision, "from": split.weight, "to": weight}
@@ -151,7 +177,8 @@ class Rollouts:
             )
 
     def _may_begin(self, name: str, ours: _Ours, told: RolloutState) -> bool:
-        """Whether the candidate gets calls: not before its version is AVAILABLE, where that is known."""
+        """Whether a candidate that is being judged gets calls: not before its version is AVAILABLE, where that is
+        known. One that was promoted waits for nothing: the stable version may be gone."""
         this = ours.split.revision, told.attempt
         if self._loaded.get(name) == this:
             return True

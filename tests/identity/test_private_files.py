@@ -32,6 +32,20 @@ def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
         replace_file(tmp_path / "no/key.pem", b"", 0o600)
 
 
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next attempt may be another thread's: it has another name, and would not come across the file with a key."""
+    path = tmp_path / "key.pem"
+    path.write_text("old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        replace_file(path, b"new", 0o600)
+    assert (list(tmp_path.iterdir()), path.read_text()) == ([path], "old")
+
+
 @pytest.mark.parametrize("survives", [True, False])
 def test_the_disk_is_waited_for_only_if_the_file_is_to_survive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survives: bool

@@ -459,6 +459,10 @@ class TestHealth:
         assert clusters.available("a", "m") is None
         Idle.made[1].available, Idle.made[2].available = {"m": ("1", "2")}, {"m": ("2", "3")}
         assert clusters.available("a", "m") == {"2"}
+        # One that is gone, and stays in the document, had its versions once.
+        for _ in range(2):
+            Idle.made[2].health.record(None, False, 0.0)
+        assert clusters.available("a", "m") == {"1", "2"}
 
     async def test_an_endpoint_that_loads_a_model_has_a_tenth_of_its_share(
         self, clusters: Clusters, caplog: pytest.LogCaptureFixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -93,6 +94,33 @@ async def test_a_bundle_that_our_certificate_does_not_fit_to(world: World, caplo
         assert bundle(world) == before
         rejected = [record for record in caplog.records if "trust bundle rejected" in record.message]
         assert [record.__dict__["fields"]["reason"] for record in rejected] == ["untrusted", "unreadable"]
+
+
+async def test_a_bundle_that_comes_while_a_certificate_is_written_is_written_after_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The certificate came with the bundle of before: written last, it would stay until the stream ends."""
+    async with followed(world) as roots:
+        it, begun, release = enrollment(world), threading.Event(), threading.Event()
+        it._channel.writing = roots._channel.writing
+        store = it._store
+
+        def slowly(credentials: Any) -> None:
+            begun.set()
+            assert release.wait(10.0)
+            store(credentials)
+
+        monkeypatch.setattr(it, "_store", slowly)
+        renewing = asyncio.create_task(it._attempt())
+        await asyncio.to_thread(begun.wait, 10.0)
+        Rotator(world.process.store, FolderLeaves(world.process.store.folder)).forward()
+        both = world.process.authority().bundle_pem
+        taking = asyncio.create_task(roots._take(msgspec.json.encode(Roots(both.decode()))))
+        assert (await asyncio.wait([taking], timeout=0.3))[0] == set()
+        release.set()
+        assert await renewing
+        await taking
+        assert bundle(world) == both
 
 
 async def test_what_is_not_understood_ends_the_stream(world: World) -> None:

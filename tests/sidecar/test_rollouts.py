@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshproxy.config.fields import Metadata
+from meshproxy.config.fields import Metadata, TextMatch
 from meshproxy.config.rollouts import Arm, FastKill, ModelRollout, Rollback, RolloutSpec, WarmUp
+from meshproxy.config.routes import Match, ModelRoute, RouteSpec
 from meshproxy.rollout.link import RolloutState
 from meshproxy.routing.carried_state import CarriedState
 from meshproxy.routing.live_split import LiveSplit
-from meshproxy.sidecar.rollouts import Killed, Rollouts, weight_of
+from meshproxy.routing.routes import compile_routes
+from meshproxy.sidecar.rollouts import Killed, Rollouts, is_loaded, weight_of
 from tests.rollout.test_meter import Record
 
 FILE = "rollouts.json"
@@ -100,6 +102,34 @@ def test_a_candidate_that_is_not_available_yet_gets_nothing(sidecar: Sidecar) ->
     assert sidecar.split.weight == 50.0
     sidecar.rollouts.take([state(20.0, attempt=1)])
     assert sidecar.split.weight == 0.0
+
+
+def test_one_that_was_promoted_waits_for_nothing(sidecar: Sidecar, tmp_path: Path) -> None:
+    """The stable version may be gone: a sidecar that starts again must not call that until a check is answered."""
+    sidecar.rollouts.take([state(100.0, is_active=False)])
+    again = Sidecar(tmp_path)
+    again.is_loaded = False
+    again.rollouts.checked()
+    assert again.split.weight == 100.0
+
+
+def test_a_candidate_is_looked_for_where_its_calls_go() -> None:
+    """A route may name another server than the one that calls go to by default, also under a condition."""
+    matching = RouteSpec(("m",), server="b", match=(Match(headers={"x": TextMatch(exact="1")}),))
+    found: dict[str, frozenset[str] | None] = {"a": frozenset("1"), "b": frozenset("2"), "c": None}
+
+    def loaded(server: str | None, *specs: RouteSpec, candidate: Arm = Arm("2"), model: str = "m") -> bool | None:  # noqa: B008
+        spec = RolloutSpec(model, Arm("1"), candidate, direction="outbound")
+        documents = [ModelRoute(metadata=Metadata(f"r{n}"), spec=each) for n, each in enumerate(specs)]
+        routes = compile_routes("outbound", None, None, documents, "m.example", CarriedState())
+        return is_loaded(spec, routes, server, lambda name, model: found[name])
+
+    assert [loaded(server) for server in ("a", "b", "c", None)] == [False, True, None, None]
+    assert loaded("a", RouteSpec(("m",), server="b")) is True
+    assert loaded("a", RouteSpec(("m",), server="b"), model="n") is False
+    assert [loaded(server, matching) for server in ("a", "b", "c")] == [False, True, None]
+    assert loaded("a", candidate=Arm("2", server="b")) is True
+    assert loaded("a", candidate=Arm(label="canary")) is None
 
 
 def test_it_stays_out_until_another_attempt(sidecar: Sidecar) -> None:
