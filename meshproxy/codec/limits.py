@@ -47,8 +47,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     header_table_bytes: Annotated[Size, Meta(le=65_536)] = 4_096
     """The HPACK dynamic table of one direction (RFC 7541 section 4.2)."""
     continuation_frames: Annotated[Count, Meta(le=1000)] = 16
-    """CONTINUATION frames of one header block (CVE-2024-27316), and how many times 16 KiB they may have together. 16 of
-    16 KiB carry any head that `headerBytes` allows."""
+    """CONTINUATION frames of one header block (CVE-2024-27316). With HEADERS before them they may have 16 KiB each on
+    average: 16 carry any head that `headerBytes` allows."""
     resets_rate: Rate = 100.0
     """Streams a second that may end by reset on one connection, by the peer within 0.2 s or by our own (CVE-2023-44487,
     CVE-2025-8671)."""

@@ -69,8 +69,8 @@ class Block:
         self.fragments = [fragment]
         self.count = 0
         """CONTINUATION frames so far."""
-        self.size = 0
-        """Their bytes."""
+        self.size = len(fragment)
+        """Bytes of all fragments."""
 
 
 class H2Connection(JoinedFrames):
@@ -428,7 +428,7 @@ class H2Connection(JoinedFrames):
         block.count += 1
         block.size += stop - start
         most = self._limits.continuation_frames
-        if block.count > most or block.size > most * frames.DEFAULT_FRAME_BYTES:
+        if block.count > most or block.size > (most + 1) * frames.DEFAULT_FRAME_BYTES:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many CONTINUATION frames", "continuation_frames")
         block.fragments.append(data[start:stop])
         if flags & END_HEADERS:

@@ -97,6 +97,9 @@ MOST_FIELDS = 2_048
 """A block with so many fields beyond the limits is not read on, and the connection ends. A frame of the default size
 can hold 16,384, which take 2 to 15 ms, and a whole block of CONTINUATION frames 50."""
 
+MOST_RESIZES = 16
+"""Table size updates of one block: two are all that an encoder needs (RFC 7541 section 4.2), and one takes as long as a
+field."""
 
 PACKED = Struct("<IIIB")
 """Before each field of a packed table: the length of its name and of its value, its size and its kind."""
@@ -185,7 +188,7 @@ class Decoder:
         append = fields.append
         table = self._table
         room = self._header_bytes
-        at = 0
+        at = resizes = 0
         stop = len(block)
         while at < stop:
             octet = block[at]
@@ -198,6 +201,9 @@ class Decoder:
             elif octet & 0xE0 == 0x20:  # dynamic table size update, section 6.3
                 if fields or self.exceeded:
                     raise CompressionFault("a table size update after a field")
+                resizes += 1
+                if resizes > MOST_RESIZES:
+                    raise CompressionFault(f"more than {MOST_RESIZES} table size updates in a row")
                 size = octet & 0x1F
                 if size == 0x1F:
                     size, at = read_integer(block, at, 0x1F)

@@ -308,6 +308,9 @@ def test_continuation_flood(talk: Callable[..., Talk], fragment: bytes) -> None:
     (event,) = server.say(frame(HEADERS, 0, 1, b"") + large + large)
     assert (event.code, event.limit) == (ErrorCode.ENHANCE_YOUR_CALM, "continuation_frames")
     server = talk()
+    (event,) = server.say(frame(HEADERS, 0, 1, bytes(200_000)) + frame(CONTINUATION, 0, 1, bytes(80_000)))
+    assert (event.code, event.limit) == (ErrorCode.ENHANCE_YOUR_CALM, "continuation_frames")
+    server = talk()
     block = server.block(server.GET)
     head = frame(HEADERS, 1, 1, b"") + frame(CONTINUATION, 0, 1, b"") * 15 + frame(CONTINUATION, 4, 1, block)
     assert len(server.say(head)) == 1

@@ -12,6 +12,7 @@ from meshproxy.codec.h2.errors import ConnectionFault, ErrorCode
 from meshproxy.codec.h2.fields import LONG_NAME, REGULAR, kind_of_name, make_field
 from meshproxy.codec.h2.hpack import (
     MOST_FIELDS,
+    MOST_RESIZES,
     STATIC_TABLE,
     CompressionFault,
     Decoder,
@@ -230,6 +231,14 @@ def test_table_size_updates() -> None:
     assert table(ours, 0) == []
     assert decode(ours, entry) == [(b"a", b"b")]
     assert table(ours, 1) == [(b"a", b"b")]
+
+
+def test_so_many_table_size_updates_and_no_more() -> None:
+    """A block of nothing else is read in one step."""
+    ours = decoder()
+    assert decode(ours, b"\x20" * MOST_RESIZES + b"\x82") == [(b":method", b"GET")]
+    with pytest.raises(CompressionFault, match="table size updates"):
+        ours.decode(b"\x20" * (MOST_RESIZES + 1) + b"\x82")
 
 
 def test_an_entry_larger_than_the_table_empties_it() -> None:
