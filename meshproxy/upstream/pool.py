@@ -216,6 +216,12 @@ class Pool(Generic[ConnectionT]):
         if self._opening < self._wanted() and self.beside is not None:
             self.beside.give_way()
 
+    def _grow_all(self) -> None:
+        """There may be room, here or in the pool beside this one."""
+        self._grow()
+        if self.beside is not None:
+            self.beside._grow()
+
     def give_way(self) -> None:
         """The pool beside this one has no room, and requests wait in it."""
 
@@ -250,7 +256,7 @@ class Pool(Generic[ConnectionT]):
         except asyncio.CancelledError:
             self._opening -= 1
             self.size -= 1
-            self._grow()  # for requests that arrived between the cancellation and now
+            self._grow_all()  # for requests that arrived between the cancellation and now
             raise
         except ConnectError as refused:
             error = refused
@@ -278,7 +284,7 @@ class Pool(Generic[ConnectionT]):
                 self._fail(error)
         finally:
             outbox.flush()
-            self._grow()
+            self._grow_all()
 
     def _pause_after(self, error: ConnectError, is_retry: bool) -> None:
         """A connection could not be opened. Several attempts that began before there was trouble count as one."""
@@ -306,9 +312,7 @@ class Pool(Generic[ConnectionT]):
         if connection in self._connections:
             self._connections.remove(connection)
             self.size -= 1
-            self._grow()
-            if self.beside is not None:
-                self.beside._grow()
+            self._grow_all()
 
 
 class H1Pool(Pool[H1Client]):

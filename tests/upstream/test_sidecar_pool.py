@@ -242,6 +242,27 @@ def test_who_waits_for_a_connection_gets_the_room_of_one_that_becomes_idle(monke
     assert waiter.stream is not None
 
 
+@pytest.mark.parametrize("end", ["refused", "closed"])
+def test_who_waits_for_a_connection_gets_the_room_of_one_that_was_not_opened(
+    monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    bench = Bench(monkeypatch, max_connections=2)
+    bench.call(CALLS_PER_CONNECTION)
+    want(bench.streams)
+    bench.streams.retired(bench.h2)
+    (waiter,) = want(bench.streams)
+    (dial,) = bench.network.dials
+    if end == "refused":
+        bench.network.refuse()
+    else:
+        bench.pool.close()
+        bench.network.turn()
+    assert dial not in bench.network.dials
+    assert waiter.waits()
+    bench.network.accept()
+    assert waiter.stream is not None
+
+
 def test_an_idle_one_is_closed_before_a_sidecar_that_drains_closes_it(bench: Bench) -> None:
     connection = bench.buy()
     bench.call()
