@@ -14,7 +14,7 @@ from meshproxy.config.policy_set import PolicySet
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from tests.identity.test_load_balancer import BALANCER, CLIENT, POOL
-from tests.identity.test_load_balancer import token as balancer_token
+from tests.identity.test_load_balancer import fresh_token as balancer_token
 
 ISSUER = DevelopmentIssuer("https://login.dev.example", audience="models")
 DOMAIN = "dev.example"

@@ -22,7 +22,7 @@ from meshproxy.refusal import Refusal
 from meshproxy.sidecar.tokens import Tokens, issuer_of
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from tests.identity.test_load_balancer import KEY, KID, PLACE, known_keys, pem_of
-from tests.identity.test_load_balancer import token as balancer_token
+from tests.identity.test_load_balancer import fresh_token as balancer_token
 
 PAGE = Path(__file__).parents[2] / "docs" / "issuers.md"
 CALL = Call(Verb.PREDICT, (ModelRef("m", None, None, None),))

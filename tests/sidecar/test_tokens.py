@@ -25,7 +25,7 @@ from meshproxy.sidecar import tokens as module
 from meshproxy.sidecar.tokens import Tokens
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from tests.identity.test_load_balancer import BALANCER, CLIENT, KEY, KID, PLACE, POOL, pem_of
-from tests.identity.test_load_balancer import token as balancer_token
+from tests.identity.test_load_balancer import fresh_token as balancer_token
 
 URL = "https://login.dev.example"
 ISSUER = DevelopmentIssuer(URL, algorithm="ES256")
