@@ -53,6 +53,9 @@ SLICE_FRAMES = 32
 LARGE = 4_096
 """A DATA frame of this size is probably followed by others of its stream, and is not copied before they are known. Of
 one that comes in several reads so much is not waited for: it is passed on as it comes."""
+WHOLE = 262_144
+"""Bytes of a frame of any other type, or with padding, if `Limits.frame_bytes` are more: it is read whole, and each
+read copies what has come of it."""
 
 unpack_header = FRAME_HEADER.unpack_from
 
@@ -238,6 +241,8 @@ class H2Connection(JoinedFrames):
             at = start + length
             kind = word & 0xFF
             if at > size and (kind != DATA or flags & PADDED or size - start < LARGE):
+                if length > WHOLE and (kind != DATA or flags & PADDED):
+                    raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a frame that is read whole is too large")
                 return start - FRAME_HEADER_BYTES
             if kind > CONTINUATION:
                 kind = UNKNOWN

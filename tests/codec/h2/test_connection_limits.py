@@ -316,6 +316,21 @@ def test_continuation_flood(talk: Callable[..., Talk], fragment: bytes) -> None:
     assert len(server.say(head)) == 1
 
 
+@pytest.mark.parametrize(("kind", "flags"), [(HEADERS, 0x4), (DATA, 0x8), (0x20, 0)])
+def test_a_frame_that_is_read_whole_has_256_kib(talk: Callable[..., Talk], kind: int, flags: int) -> None:
+    """However large others may be: each read copies what has come of it."""
+    limits = Limits(frame_bytes=1 << 20, stream_window=1 << 20, body_bytes=None)
+    server = talk(limits=limits)
+    server.opened()
+    wire = frame(kind, flags, 3 if kind == HEADERS else 1, bytes(262_145))
+    (event,) = server.say(wire[:9])
+    assert (event.code, event.reason) == (ErrorCode.ENHANCE_YOUR_CALM, "a frame that is read whole is too large")
+    server = talk(limits=limits)
+    server.opened()
+    assert server.say(server.data(1, bytes(1 << 20))[:9]) == []
+    assert server.say(frame(kind, flags, 3 if kind == HEADERS else 1, bytes(262_144))[:9]) == []
+
+
 @pytest.mark.parametrize("state", ["open", "rejected", "reset"])
 def test_empty_data_flood(talk: Callable[..., Talk], state: str) -> None:
     """CVE-2019-9518."""
