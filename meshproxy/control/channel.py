@@ -39,6 +39,8 @@ ISSUE_RATE = 0.2
 ISSUE_BURST = 10.0
 """Certificates of one identity by join tokens, of one identity at one address by the certificates before, or of one pod
 by its service-account token: this many at once, then one in five seconds. Replicas do not wait for each other."""
+JOINS_KEPT = 1_000
+"""Answers to join tokens that are given again to the same request."""
 REFUSAL_RATE = 1.0
 REFUSAL_BURST = 20.0
 """Refused requests from one address; further requests from there without a certificate are not looked at."""
@@ -115,6 +117,8 @@ class IdentityService:
         self._issued = Paces(ISSUE_RATE, ISSUE_BURST)
         self._refused = Paces(REFUSAL_RATE, REFUSAL_BURST)
         self._asking: Counter[str] = Counter()
+        self._joins: OrderedDict[bytes, asyncio.Task[tuple[Issued, Authority]]] = OrderedDict()
+        """Answers to join tokens, by the SHA-256 of the request."""
 
     @property
     def methods(self) -> dict[bytes, Method]:
@@ -126,7 +130,7 @@ class IdentityService:
         request = decode(await call.only_message(), IssueRequest)
         workload = call.info.peer if isinstance(call.info.peer, Workload) else None
         try:
-            attested, issued, authority = await self._issue(request, workload, call.info.remote)
+            issued, authority = await self._answer(request, workload, call.info.remote)
         except RequestRefused as refused:
             self._metrics.issuances.labels("refused", refused.reason).value += 1
             self._remember(refused, call.info.remote, workload)
@@ -144,22 +148,6 @@ class IdentityService:
                 },
             )
             raise CallFailed(STATUSES[refused.reason], refused.message) from None
-        self._metrics.issuances.labels("ok", "").value += 1
-        if self._audit is not None:
-            self._audit.issued(attested, issued, authority, call.info.remote)
-        logger.info(
-            "certificate issued",
-            extra={
-                "fields": {
-                    "spiffe_id": attested.spiffe_id,
-                    "serial": issued.serial,
-                    "not_after": issued.not_after,
-                    "peer": call.info.remote,
-                    "attested_by": attested.by.value,
-                    "pod": str(attested.pod) if attested.pod is not None else None,
-                }
-            },
-        )
         roots = authority.bundle_pem.decode()
         response = IssueResponse(issued.certificate_pem.decode(), roots, self._clock())
         await call.send(msgspec.json.encode(response))
@@ -175,10 +163,47 @@ class IdentityService:
             )
         )
 
-    async def _issue(
-        self, request: IssueRequest, workload: Workload | None, peer: str
-    ) -> tuple[Attested, Issued, Authority]:
-        """Who asks, the certificate, and who has signed that. Raises RequestRefused."""
+    async def _answer(self, request: IssueRequest, workload: Workload | None, peer: str) -> tuple[Issued, Authority]:
+        """The certificate. A join token is spent before there is one: whoever leaves meanwhile, or did not get it, has
+        it for the same token and signing request again, with whose key alone it is of use. Raises RequestRefused."""
+        if not request.join_token:
+            return await self._issue(request, workload, peer)
+        same = hashlib.sha256(msgspec.json.encode(request)).digest()
+        if (task := self._joins.get(same)) is None:
+            task = self._joins[same] = asyncio.create_task(self._issue(request, workload, peer))
+            task.add_done_callback(lambda done: self._joined(same, done))
+        issued, authority = await asyncio.shield(task)
+        if self._authority() is not authority:
+            raise RequestRefused("join-token", "the authority has changed since the join token was used: make another")
+        return issued, authority
+
+    def _joined(self, same: bytes, task: asyncio.Task[tuple[Issued, Authority]]) -> None:
+        """Refusals are not repeated: they may be others."""
+        if task.cancelled() or task.exception() is not None:
+            self._joins.pop(same, None)
+        elif len(self._joins) > JOINS_KEPT:
+            self._joins.popitem(last=False)
+
+    def _note(self, attested: Attested, issued: Issued, authority: Authority, peer: str) -> None:
+        self._metrics.issuances.labels("ok", "").value += 1
+        if self._audit is not None:
+            self._audit.issued(attested, issued, authority, peer)
+        logger.info(
+            "certificate issued",
+            extra={
+                "fields": {
+                    "spiffe_id": attested.spiffe_id,
+                    "serial": issued.serial,
+                    "not_after": issued.not_after,
+                    "peer": peer,
+                    "attested_by": attested.by.value,
+                    "pod": str(attested.pod) if attested.pod is not None else None,
+                }
+            },
+        )
+
+    async def _issue(self, request: IssueRequest, workload: Workload | None, peer: str) -> tuple[Issued, Authority]:
+        """The certificate, and who has signed it. Raises RequestRefused."""
         now = self._clock()
         address = peer.rpartition(":")[0]
         if self._audit is not None and (problem := self._audit.problem):
@@ -220,7 +245,8 @@ class IdentityService:
             await self._roll.issued(leaf)
             # Whoever has noticed a step of a rotation gives out nothing more of the step before.
             if self._authority() is authority:
-                return attested, issued, authority
+                self._note(attested, issued, authority, peer)
+                return issued, authority
             await self._roll.issued(msgspec.structs.replace(leaf, is_replaced=True))  # nobody has it
 
     async def _claim(self, key: bytes, workload: Workload | None, now: float) -> None:

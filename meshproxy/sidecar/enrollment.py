@@ -85,6 +85,8 @@ class Enrollment:
         self._renewal = Renewal(0.0, 0.0)
         self._unstored: Credentials | None = None
         """Issued while the folder could not be written: not asked for again, as a join token works once."""
+        self._joining: tuple[str | None, NewKey] | None = None
+        """The join token that was shown, and its key: if the answer was lost, it is spent for this key."""
         self.issued = 0
         self.failed = 0
         self.clock_offset = 0.0
@@ -176,10 +178,14 @@ class Enrollment:
         """A new certificate, which is nowhere yet. Raises EnrollmentFailed."""
         tokens = {} if self._channel.credentials() is not None else self._read_token()
         try:
-            key = await self._make_key()
+            token = tokens.get("join_token")
+            if token is None or self._joining is None or self._joining[0] != token:
+                self._joining = token, await self._make_key()
+            key = self._joining[1]
             response = await self._call(IssueRequest(key.csr, **tokens))
         except (KeyFailure, ClientError, CertificateError) as error:
             raise EnrollmentFailed(str(error)) from error
+        self._joining = None
         self._compare_clocks(response.now)
         return Credentials(response.certificate.encode(), key.key_pem, response.roots.encode())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +18,14 @@ from meshproxy.control import attestation, authority, channel, service_accounts
 from meshproxy.control.attestation import Attestation, Shown, make_token
 from meshproxy.control.audit import ControlAudit
 from meshproxy.control.authority import Authority, RequestRefused, authority_of
-from meshproxy.control.channel import ASKING, ISSUE_BURST, REFUSAL_BURST, STATUSES, IdentityService, Paces
+from meshproxy.control.channel import (
+    ASKING,
+    ISSUE_BURST,
+    REFUSAL_BURST,
+    STATUSES,
+    IdentityService,
+    Paces,
+)
 from meshproxy.control.issued_keys import IssuedKeys
 from meshproxy.control.leaf import Leaf
 from meshproxy.control.leaves import FolderLeaves, Roll
@@ -229,6 +237,36 @@ async def test_a_key_is_good_for_one_certificate(world: World) -> None:
     joined = make_token(world.tokens, ID, world.now, 60.0)
     await world.issue(joined, csr=csr)
     assert world.counted("refused", "key-reused") == 1
+
+
+async def test_the_same_join_is_answered_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    token, csr = make_token(world.tokens, ID, NOW, 60.0), make_key().csr
+    answer = await world.issue(token, csr=csr)
+    assert (await world.issue(token, csr=csr)).certificate == answer.certificate
+    assert (world.counted("ok", ""), len(world.lines)) == (1, 1)
+    assert "was used before" in (await world.refused(token))[1]  # for another key
+    assert "two tokens" in (await world.refused(token, csr=csr, pod_token="uid-of-the-pod"))[1]
+    authority, world.authority = world.authority, Authority.create("m.example", NOW)
+    assert (await world.refused(token, csr=csr))[0] is GrpcStatus.UNAUTHENTICATED
+    world.authority = authority
+    monkeypatch.setattr(channel, "JOINS_KEPT", 1)
+    await world.issue(make_token(world.tokens, ID, NOW, 60.0))
+    assert len(world.service._joins) == 1  # those that were refused have left nothing
+    assert "was used before" in (await world.refused(token, csr=csr))[1]
+
+
+async def test_whoever_leaves_while_it_joins_can_ask_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    token, csr, may_go_on = make_token(world.tokens, ID, NOW, 60.0), make_key().csr, threading.Event()
+    claim = world.service._keys.claim
+    monkeypatch.setattr(world.service._keys, "claim", lambda *key: may_go_on.wait(10.0) and claim(*key))
+    first = asyncio.create_task(world.issue(token, csr=csr))
+    await until(lambda: not world.tokens.tokens)
+    first.cancel()
+    await asyncio.wait([first])
+    second = asyncio.create_task(world.issue(token, csr=csr))
+    may_go_on.set()
+    assert (await second).certificate
+    assert (world.counted("ok", ""), len(world.lines), first.cancelled()) == (1, 1, True)
 
 
 async def test_the_key_of_the_certificate_that_is_shown_is_refused_by_whoever_has_issued_it(

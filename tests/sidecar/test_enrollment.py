@@ -27,6 +27,8 @@ from meshproxy.sidecar import enrollment as module
 from meshproxy.sidecar.control_channel import ControlChannel
 from meshproxy.sidecar.enrollment import Enrollment
 from meshproxy.sidecar.new_key import KeyFailure, NewKey, make_key
+from meshproxy.transport import grpc_client
+from meshproxy.transport.client import ClientError, ClientFailure
 
 ID = "spiffe://m.example/ns/models/sa/resnet"
 CONTROL = "spiffe://m.example/ns/meshproxy/sa/control"
@@ -120,6 +122,24 @@ async def test_it_joins_with_a_token_and_renews_with_its_certificate(world: Worl
     assert (it.issued, it.failed) == (2, 0)
     assert it.count() == [(("ok",), 2), (("failed",), 0)]
     assert world.process.metrics.issuances.labels("ok", "").value == 2
+
+
+async def test_an_answer_that_was_lost_is_asked_for_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same key, for which the join token is spent; what comes after has another one."""
+
+    async def lost(*arguments: Any, **options: Any) -> bytes:
+        await grpc_client.call_unary(*arguments, **options)
+        raise ClientError(ClientFailure.TIMEOUT, "no answer in time")
+
+    world.write_token()
+    it = enrollment(world)
+    with monkeypatch.context() as losing:
+        losing.setattr(module, "call_unary", lost)
+        assert not await it._attempt()
+    assert await it._attempt()
+    key = world.files().read().key_pem
+    assert await it._attempt()
+    assert world.files().read().key_pem != key
 
 
 async def test_a_restart_needs_no_control_plane(world: World) -> None:
