@@ -217,8 +217,8 @@ boards: $(VENV)/.dev
 mesh: $(VENV)/.dev
 	$(BIN)/pytest $(PYTEST_ARGS) tests/mesh
 
-# Each host is a network namespace that the test creates: nothing outside of them is changed. The figures of
-# test_resilience_figures.py need no root, but a machine that does nothing else. DRILLS_LANE=off closes the express lane.
+# Each host is a network namespace that the test creates: nothing outside of them is changed. DRILLS_LANE=off
+# closes the express lane.
 drills: $(VENV)/.dev
 	@test "$$(id -u)" = 0 || { echo 'network namespaces need root' >&2; exit 1; }
 	@for tool in ip nft; do command -v $$tool >/dev/null || \

@@ -1,7 +1,7 @@
 """The API server of a cluster is away for long: calls go on, certificates rotate, the control plane is killed and
 starts again meanwhile, and when the API server is back, its history forgotten, all is as if it had been there.
 
-`OUTAGE=1800 make e2e E2E_ARGS='-k outage'` for half an hour. By default it is longer than anything here waits: three
+`OUTAGE=3600 make e2e E2E_ARGS='-k outage'` for an hour. By default it is longer than anything here waits: three
 lives of a certificate, twice the longest pause between two attempts (`reflector.LAST_PAUSE`), five times the Lease.
 """
 
