@@ -24,7 +24,7 @@ from meshproxy.transport.listener import PeerRejected
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Collection
 
     from meshproxy.config.sidecars import ControlPlane
     from meshproxy.identity.caller import Workload
@@ -69,6 +69,16 @@ class ControlChannel:
         self._shown: bytes | None = None
         """The fingerprint of the credentials that `_streams` shows."""
         self._users: Counter[H2Channel] = Counter()
+
+    async def run(self, tasks: Collection[asyncio.Task[None]]) -> None:
+        """Until cancelled, or one of the tasks that use it fails: then all of them are cancelled, and it stops."""
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.stop()
 
     def stop(self) -> None:
         """Let go of what connections share."""

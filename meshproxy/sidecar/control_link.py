@@ -111,11 +111,5 @@ class ControlLink:
         """Renew the identity, follow the trust bundle, the documents and the endpoints, and report calls, until
         cancelled."""
         parts = (self.enrollment, self._roots, self.reports, self._rollouts)
-        tasks = [asyncio.create_task(each.run()) for each in parts if each is not None] + self._following
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._channel.stop()
+        tasks = [asyncio.create_task(each.run()) for each in parts if each is not None]
+        await self._channel.run(tasks + self._following)

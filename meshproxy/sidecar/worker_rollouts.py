@@ -52,11 +52,4 @@ class WorkerRollouts:
     async def run(self) -> None:
         """Follow the control plane until cancelled, whatever happens to it."""
         parts = (self._shown, self._stream)
-        tasks = [asyncio.create_task(each.run()) for each in parts if each is not None]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._channel.stop()
+        await self._channel.run([asyncio.create_task(each.run()) for each in parts if each is not None])

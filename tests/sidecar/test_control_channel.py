@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -31,6 +32,24 @@ async def channel(tmp_path: Path) -> AsyncIterator[ControlChannel]:
     channel = ControlChannel(settings)
     yield channel
     channel.stop()
+
+
+async def test_what_uses_it_ends_together(channel: ControlChannel, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[bool] = []
+    monkeypatch.setattr(channel, "stop", lambda: stopped.append(True))
+
+    async def fails() -> None:
+        raise OSError("gone")
+
+    async def waits() -> None:
+        await asyncio.Event().wait()
+
+    waiting = asyncio.create_task(waits())
+    with pytest.raises(OSError, match="gone"):
+        await channel.run([waiting, asyncio.create_task(fails())])
+    assert waiting.cancelled()
+    assert stopped == [True]
+    monkeypatch.undo()
 
 
 def keep(tmp_path: Path, issued: IssuedCertificate) -> None:
