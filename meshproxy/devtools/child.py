@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import signal
 import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +156,9 @@ def _json_object(text: str) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-_reserved: list[socket.socket] = []
-"""One for each port that `free_port` has told."""
+_reserved = ExitStack()
+"""A socket for each port that `free_port` has told."""
+atexit.register(_reserved.close)
 
 
 def free_port() -> int:
@@ -164,8 +167,7 @@ def free_port() -> int:
     It stays reserved until this process ends: the system gives it to nobody who asks for any port, and a connection to
     it is refused. Who asks for it by its number gets it, with SO_REUSEADDR, which servers set.
     """
-    holder = socket.socket()
+    holder = _reserved.enter_context(socket.socket())
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     holder.bind(("127.0.0.1", 0))
-    _reserved.append(holder)
     return int(holder.getsockname()[1])
