@@ -52,6 +52,13 @@ CREDENTIALS = frozenset(
     )
 )
 """Fields in which clients and the gateways of the field send tokens: who has one can speak as the caller."""
+
+
+def is_credential(name: bytes) -> bool:
+    """Whether a server may read a field as one of `CREDENTIALS`, by this name or by another spelling of it."""
+    return name in CREDENTIALS or name.translate(SPELLING) in CREDENTIALS
+
+
 TRACE_PARENT = b"traceparent"
 """The trace context of a request (https://www.w3.org/TR/trace-context/): `RequestHead.trace`, not part of `headers`."""
 

@@ -7,7 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from meshproxy.config.values import read_endpoint_address, read_host_name, shown
+from meshproxy.config.values import ends_in_number, read_endpoint_address, read_host_name, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +58,7 @@ def read_server_name(value: object) -> str:
         try:
             return str(ipaddress.ip_address(value.removeprefix("[").removesuffix("]")))
         except ValueError:
-            if not value.rpartition(".")[2].isdigit():  # 10.0.0.256 is no name (WHATWG URL section 3.5)
+            if not ends_in_number(value):
                 return read_host_name(value)
     raise ValueError(f"expected a host name or an IP address, got {shown(value)}")
 

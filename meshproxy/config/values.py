@@ -26,6 +26,7 @@ _DNS_NAME = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
 _LABEL = re.compile(_DNS_LABEL)
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 """RFC 1123, and underscores: Compose services are named like `tf_serving`, and resolvers look such names up."""
+_ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?")
 _LOOKED_UP = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,256}")
 _COOKIE_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")
@@ -187,6 +188,12 @@ def read_host_name(value: object) -> str:
     raise ValueError(f"expected a host name, got {shown(value)}")
 
 
+def ends_in_number(host: str) -> bool:
+    """Whether a resolver may read a host name as an IPv4 address, such as `127.1` or `0x7f000001`, and another one not
+    (WHATWG URL section 3.5)."""
+    return _ENDS_IN_NUMBER.fullmatch(host) is not None
+
+
 def read_dns_name(value: object) -> str:
     """A name to look up, in lower case. The dot that ends it stays: it says that the name is whole."""
     if isinstance(value, str) and len(value) <= 254 and _LOOKED_UP.fullmatch(value):
@@ -293,6 +300,8 @@ def _read_address(value: object) -> Address:
             raise ValueError(f"{shown(host)} is not an IPv4 address, in {shown(value)}") from None
     if not _HOST_NAME.fullmatch(host) or len(host) > 253:
         raise ValueError(expected)
+    if ends_in_number(host):
+        raise ValueError(f"resolvers may read {shown(host)} as an IPv4 address: write that, in {shown(value)}")
     return Address(host, int(port))
 
 

@@ -294,6 +294,8 @@ class FolderStore:
     def _prune_tokens(self, now: float) -> Iterator[JoinToken]:
         """The tokens that are still valid; the files of others are removed."""
         for path in self._tokens.iterdir():
+            if path.name.startswith("."):
+                continue  # it is being written
             try:
                 token = msgspec.json.decode(path.read_bytes(), type=JoinToken)
             except FileNotFoundError:

@@ -108,7 +108,7 @@ def credential(place: str, value: bytes) -> bytes:
         place: names header or cookie.
         value: the token, with or without `Bearer` before it.
     """
-    return b"\n%b %b" % (place.encode(), value[7:] if value[:7].lower() == b"bearer " else value)
+    return b"\n%b %b" % (place.encode(), value[7:].lstrip(b" ") if value[:7].lower() == b"bearer " else value)
 
 
 class TokenVerifier:
@@ -267,8 +267,8 @@ def _split(authorization: bytes) -> tuple[str | None, bytes]:
         place, _, compact = authorization[1:].rpartition(b" ")
         return place.decode("latin-1"), compact
     if authorization[:7].lower() != b"bearer ":
-        raise _refused("The authorization field holds no bearer token: send 'Bearer', one space, the token.")
-    return None, authorization[7:]
+        raise _refused("The authorization field holds no bearer token: send 'Bearer', a space, the token.")
+    return None, authorization[7:].lstrip(b" ")  # one space or more (RFC 9110 section 11.4)
 
 
 def _refused(why: str) -> Refusal:

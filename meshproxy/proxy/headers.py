@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from meshproxy.codec.events import Headers
 from meshproxy.codec.grpc import is_grpc, parse_timeout, with_printable_message
-from meshproxy.codec.headers import AUTHORIZATION, CREDENTIALS, REQUEST_ID, SPELLING
+from meshproxy.codec.headers import AUTHORIZATION, REQUEST_ID, SPELLING, is_credential
 from meshproxy.identity.caller import Caller
 from meshproxy.routing.deadline import REST_HEADER, rest_timeout
 from meshproxy.routing.servers import HEADER as SERVER_HEADER
@@ -66,7 +66,7 @@ class RequestHeaders:
         b3: list[tuple[bytes, bytes]] = []
         for field in headers:
             name, value = field
-            if name in CREDENTIALS:
+            if is_credential(name):
                 if name == AUTHORIZATION:
                     authorization.append(value)
                 else:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from meshproxy.codec.headers import CREDENTIALS
+from meshproxy.codec.headers import SPELLING, is_credential
 from meshproxy.identity.tokens import credential
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class TokenPlaces:
     """Headers and cookies that may hold a token."""
 
-    __slots__ = ("_cookie", "_cookies", "_headers")
+    __slots__ = ("_cookie", "_cookies", "_headers", "_spellings")
 
     def __init__(self, headers: Mapping[bytes, str], cookies: Mapping[str, str]) -> None:
         """
@@ -29,13 +29,14 @@ class TokenPlaces:
             cookies: the same for cookies, whose names have case.
         """
         self._headers = dict(headers)
+        self._spellings = frozenset(name.translate(SPELLING) for name in headers)
         self._cookies = {name.encode(): place for name, place in cookies.items()}
         names = b"|".join(map(re.escape, self._cookies))
         self._cookie = re.compile(rb"(?:^|;)[ \t]*(%b)=([^;]*)" % names) if names else None
 
     def find(self, fields: RequestHeaders) -> RequestHeaders:
-        """The fields with the token of such a place as their credential, and without it in what is forwarded. The
-        fields themselves if there is none: then `authorization` counts."""
+        """The fields with the token of such a place as their credential, and without it in what is forwarded. Without
+        one `authorization` counts. A header that a server may read as such a place is no place, and not forwarded."""
         credentials: list[bytes] = []
         forward: list[tuple[bytes, bytes]] = []
         for name, value in (*fields.forward, *fields.tokens):
@@ -45,9 +46,13 @@ class TokenPlaces:
                 rest = self._take_cookies(value, credentials)
                 if rest:
                     forward.append((name, rest))
-            elif name not in CREDENTIALS:
+            elif not is_credential(name) and name.translate(SPELLING) not in self._spellings:
                 forward.append((name, value))
-        return fields.with_token(credentials, tuple(forward)) if credentials else fields
+        if credentials:
+            return fields.with_token(credentials, tuple(forward))
+        if len(forward) < len(fields.forward):
+            return fields.with_token(fields.authorization, tuple(forward))
+        return fields
 
     def _take_cookies(self, value: bytes, credentials: list[bytes]) -> bytes:
         """What is left of a `cookie` field."""

@@ -133,7 +133,9 @@ def test_names_of_certificates(written: str, read: str) -> None:
     assert read_server_name(written) == read
 
 
-@pytest.mark.parametrize("written", ["", "*.example", "10.0.0.256", "1", "a.1", "spiffe://a/b", "a:80", "[", 1, None])
+@pytest.mark.parametrize(
+    "written", ["", "*.example", "10.0.0.256", "1", "a.1", "0x7f000001", "127.1.", "spiffe://a/b", "a:80", "[", 1, None]
+)
 def test_what_is_no_name_of_a_certificate(written: object) -> None:
     with pytest.raises(ValueError, match="expected a host name"):
         read_server_name(written)

@@ -127,14 +127,28 @@ def test_what_is_no_listen_address(bad: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["localhost:8501", "tf-serving.models.svc.cluster.local:8500", "127.0.0.1:1", "[::1]:65535"]
+    "text",
+    [
+        "localhost:8501",
+        "x0x1:1",
+        "0x1.a:1",
+        "a-1:1",
+        "tf-serving.models.svc.cluster.local:8500",
+        "127.0.0.1:1",
+        "[::1]:65535",
+    ],
 )
 def test_endpoint_addresses(text: str) -> None:
     assert str(values.read_endpoint_address(text)) == text
 
 
 @pytest.mark.parametrize(
-    "bad", ["localhost:0", "-a:1", "a b:1", "http://a:1", "a:1/x", "user@a:1", "a..b:1", "ä:1", ""]
+    "bad",
+    [
+        *("localhost:0", "-a:1", "a b:1", "http://a:1", "a:1/x", "user@a:1", "a..b:1", "ä:1", ""),
+        # What inet_aton(3) takes for an address, and what no resolver knows (WHATWG URL section 3.5).
+        *("0x7f000001:1", "0X7F.1:1", "0x7f.0.0.0x1:1", "127.0x1.:1", "0x:1", "a.1:1", "010.0.0.1:1"),
+    ],
 )
 def test_what_is_no_endpoint_address(bad: object) -> None:
     with pytest.raises(ValueError):

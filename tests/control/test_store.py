@@ -118,6 +118,14 @@ def test_tokens_that_expired_are_removed_when_another_is_made(store: FolderStore
     assert len(list((store.folder / JOIN_TOKENS).iterdir())) == 1
 
 
+def test_a_token_that_is_being_written_is_left_alone(store: FolderStore) -> None:
+    """Its file has no content yet, or half of it, and is renamed next."""
+    new = store.folder / JOIN_TOKENS / ".0a.7.new"
+    new.touch()
+    assert store.waiting_tokens(NOW) == []
+    assert new.exists()
+
+
 def test_waiting_tokens_are_bounded(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TOKENS_KEPT", 2)
     for _ in range(2):

@@ -139,8 +139,8 @@ def test_valid_neighbours(header: dict[str, Any], changed: dict[str, Any]) -> No
     assert token.subject == changed.get("sub", "quoter")
 
 
-@pytest.mark.parametrize("scheme", [b"Bearer ", b"bearer ", b"BEARER "])
-def test_the_scheme_has_no_case(scheme: bytes) -> None:
+@pytest.mark.parametrize("scheme", [b"Bearer ", b"bearer ", b"BEARER ", b"Bearer  ", b"bearer     "])
+def test_the_scheme_has_no_case_and_a_space_or_more_behind_it(scheme: bytes) -> None:
     assert verifier_of().verify(scheme + CORP.token().encode(), NOW).subject == "quoter"
 
 
@@ -160,7 +160,8 @@ def test_es256() -> None:
         (b"Bearer ", "three parts"),
         (b"Basic dTpw", "no bearer"),
         (b"Bearer\t" + CORP.token().encode(), "no bearer"),
-        (b"Bearer  " + CORP.token().encode(), "cannot be read"),
+        (b"Bearer  ", "three parts"),
+        (b"Bearer \t" + CORP.token().encode(), "cannot be read"),
         (b" Bearer " + CORP.token().encode(), "no bearer"),
         (CORP.token().encode(), "no bearer"),
         (b"Bearer " + CORP.token().encode() + b" ", "not base64url"),

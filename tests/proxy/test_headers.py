@@ -38,7 +38,7 @@ def test_what_decides_something_is_read_and_the_rest_goes_on_in_its_order() -> N
     assert read.forward_with_token == (*read.forward, (b"authorization", b"Bearer x"))
 
 
-@pytest.mark.parametrize("name", sorted(CREDENTIALS))
+@pytest.mark.parametrize("name", [*sorted(CREDENTIALS), b"x_amzn_oidc_data", b"cf-access.jwt-assertion"])
 def test_no_credential_goes_on_unless_that_is_asked_for(name: bytes) -> None:
     read = RequestHeaders(((name, b"secret"), (b"accept", b"a"), (b"x-request-id", b"7")))
     assert read.forward == ((b"accept", b"a"), (b"x-request-id", b"7"))

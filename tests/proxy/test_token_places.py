@@ -22,7 +22,7 @@ def test_without_one_authorization_counts() -> None:
     assert PLACES.find(fields) is fields
 
 
-@pytest.mark.parametrize("value", [b"a.b.c", b"Bearer a.b.c", b"bearer a.b.c"])
+@pytest.mark.parametrize("value", [b"a.b.c", b"Bearer a.b.c", b"bearer   a.b.c"])
 def test_a_header(value: bytes) -> None:
     fields = found((b"authorization", b"Bearer z"), (b"x-goog-iap-jwt-assertion", value), (b"x-y", b"z"))
     assert fields.authorization == [credential(IAP, b"a.b.c")]
@@ -40,6 +40,17 @@ def test_a_token_in_a_place_of_no_issuer_goes_on_with_none_of_them() -> None:
     assert fields.forward == ((b"x-y", b"z"),)
     assert other in fields.forward_with_token
     assert PLACES.find(RequestHeaders((other,))).forward == ()
+
+
+def test_another_spelling_of_a_place_is_none_and_does_not_go_on() -> None:
+    """A server that folds names would read the second as the first."""
+    alias, rest = (b"x_goog.iap-jwt_assertion", b"d.e.f"), (b"x-y", b"z")
+    fields = TokenPlaces({b"x-token": "header x-token"}, {}).find(
+        RequestHeaders(((b"authorization", b"Bearer z"), (b"x_token", b"d.e.f"), alias, rest))
+    )
+    assert fields.authorization == [b"Bearer z"]
+    assert fields.forward == (rest,)
+    assert found((b"x-goog-iap-jwt-assertion", b"a.b.c"), alias, rest).forward == (rest,)
 
 
 @pytest.mark.parametrize(
