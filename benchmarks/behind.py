@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 
 OURS, BASE = "meshproxy", "envoy"
 MORE_IS_BETTER = frozenset(
-    ("per_second", "mb_per_second", "mb_per_cpu_second", "per_cpu_second", "held_per_second", "held", "largest_mib")
+    (
+        "per_second",
+        "mb_per_second",
+        "mb_per_cpu_second",
+        "per_cpu_second",
+        "held_per_second",
+        "held",
+        "largest_mib",
+        "goodput",
+        "goodput_settled",
+    )
 )
 MARGIN = 1.02
 """What is nearer than this is the same."""

@@ -13,6 +13,7 @@ from benchmarks.works.crosscheck import CrosscheckWork
 from benchmarks.works.handshakes import HandshakesWork
 from benchmarks.works.latency import LatencyWork
 from benchmarks.works.memory import IdleWork, WorkedWork
+from benchmarks.works.overload import OverloadWork
 from benchmarks.works.sizes import SizesWork
 from benchmarks.works.telemetry import TelemetryWork
 from benchmarks.works.work import Traffic, Work
@@ -59,6 +60,7 @@ def catalogue() -> list[Work]:
     for protocol, peers in (("rest", REST), ("grpc", GRPC)):
         works.append(CapacityWork(f"capacity-{protocol}", Traffic(protocol, connections=64, streams=1), peers))
     works += [
+        OverloadWork("overload-grpc", Traffic("grpc", connections=8, streams=1_000), GRPC_PROXIES),
         HandshakesWork("handshakes", Traffic("grpc"), ("envoy", "meshproxy", "grpc.aio")),
         WorkedWork("rss", Traffic("rest", connections=100), ("envoy", "meshproxy", "aiohttp", "grpc.aio")),
         IdleWork("idle-rest", Traffic("rest", connections=5_000), ("envoy", "meshproxy", "aiohttp")),

@@ -127,7 +127,7 @@ class ConnectionContext:
         of connections that are idle: TLS keeps as much memory for each as its largest write took."""
         self.remembers_heads = True
         """Heads of HTTP/2 are kept for clients that repeat them. Not for thousands that send two or three in all."""
-        self.overload = Overload(loop, self.turns, self.h2_statistics)
+        self.overload = Overload(loop, self.turns, self.h2_statistics, on_limit)
         self.buffer = memoryview(bytearray(READ_BYTES))
         """The receive buffer of all connections: the data is copied out before the next read."""
 

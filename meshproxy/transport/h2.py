@@ -45,6 +45,8 @@ MOST_UNREAD = 67_108_864
 
 MUCH = 4_096
 """Bytes of a read whose first slice is weighed; later slices always are. Two looks at the clock take 0.6 us."""
+SHED_FRAMES = 1_024
+"""The most frames of a slice while requests are refused without a look at them."""
 SLICE_SECONDS = 0.003
 """Processor time of a slice of a read, about which others wait between their turns. A connection whose slices take
 longer gets fewer frames in each (`H2Driver._weigh`); one frame is the least. Ordinary calls take less, also on a slow
@@ -215,12 +217,12 @@ class H2Driver(Connection, Generic[StreamT]):
         as others, and who sends them is not to take more of each iteration of the loop than others do."""
         codec = self.codec
         frames = codec.slice_frames
-        if frames > SLICE_FRAMES:
-            return  # no slices (of a server's answers), or large ones, which only refuse (`H2Server._shed`)
+        if frames > SHED_FRAMES:
+            return  # no slices: of a server's answers
         if seconds > SLICE_SECONDS:
             codec.slice_frames = max(1, int(frames * SLICE_SECONDS / seconds))
         elif seconds < SLICE_SECONDS / 2 and codec.has_more:
-            codec.slice_frames = min(2 * frames, SLICE_FRAMES)
+            codec.slice_frames = min(2 * frames, SHED_FRAMES if self.shared.overload.is_shedding else SLICE_FRAMES)
 
     def _dispatch(self, events: Sequence[Event]) -> None:
         streams = self.streams

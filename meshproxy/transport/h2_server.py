@@ -38,8 +38,6 @@ PAUSE = 0.005
 can be known. Earlier the response might not have been read."""
 QUIET = 0.3
 """Seconds without a request after which any moment is as good."""
-SHED_FRAMES = 1_024
-"""Frames that are processed at once while requests are refused without a look at them."""
 PINGED_PERIODS = 10
 """How many times `Times.idle` a connection without a stream stays open if the client sends a PING in each of them, as
 gRPC clients do that keep a channel alive (`keepalive_permit_without_calls`)."""
@@ -67,6 +65,7 @@ class H2ServerStream(H2Stream[RequestSink]):
         """The connection gets an express lane, if it has none."""
         if self._driver.lane is None:
             self._driver.lane = make()
+            self._driver.codec.gate = self._driver.shared.overload
             self._driver.codec.joins = True
 
     def send_answer(self, answer: PreparedAnswer, body: bytes, size: int) -> bool:
@@ -191,7 +190,12 @@ class H2Server(H2Driver[H2ServerStream]):
         for event in events:
             if previous is not None:
                 head, previous = previous, None
-                if type(event) is Data and event.end and event.stream == head.stream:
+                if (
+                    type(event) is Data
+                    and event.end
+                    and event.stream == head.stream
+                    and not self.shared.overload.is_shedding
+                ):
                     self._take_whole(head, event.data, event.flow)
                     continue
                 self._dispatch((head,))
@@ -205,19 +209,19 @@ class H2Server(H2Driver[H2ServerStream]):
             self._dispatch((previous,))
 
     def _take_whole(self, head: RequestHead, body: bytes, flow: int) -> None:
-        """Carry a request, or serve it as ever."""
+        """Carry a request that is admitted, or serve it as ever."""
         lane = self.lane
         # Nothing keeps it from being served at once: the tests of `handle`.
         if (
             lane is not None
             and head.stream in self.codec.live
             and not self.is_paused
-            and not self.shared.overload.is_shedding
             and len(self.streams) < self.shared.limits.streams
             and lane.carry(self, head, body, flow)
         ):
             return
-        self._dispatch((head, Data(head.stream, body, flow, True)))
+        self._begin(head)
+        self._dispatch((Data(head.stream, body, flow, True),))
         stream = self.streams.get(head.stream)
         if lane is not None and stream is not None:
             lane.follow(stream.sink)
@@ -238,29 +242,10 @@ class H2Server(H2Driver[H2ServerStream]):
     def handle(self, event: Event) -> None:
         """Serve a request, reject one, or finish a drain when its PING is acknowledged."""
         if type(event) is RequestHead:
-            if event.stream not in self.codec.live and self.codec.was_given_up(event.stream):
-                return  # reset within the same read: the client has left, and nothing is done for it
-            if self.shared.overload.is_shedding and not self.shared.overload.admits():
+            if not self.shared.overload.is_shedding or self.shared.overload.admits():
+                self._begin(event)
+            elif event.stream in self.codec.live or not self.codec.was_given_up(event.stream):
                 self._shed(event)
-                return
-            if len(self.streams) >= self.shared.limits.streams:
-                # The codec bounds open streams; those whose responses wait for the socket are counted here only.
-                self.shared.on_limit("streams")
-                self.codec.reset(event.stream, ErrorCode.REFUSED_STREAM)
-                return
-            if self.is_paused and self.transport.get_write_buffer_size() > UNREAD_BUDGET:
-                self.shared.on_limit("unread_bytes")
-                self.codec.reset(event.stream, ErrorCode.REFUSED_STREAM)
-                return
-            self.deadline = 0.0
-            self._newest = event.stream
-            stream = H2ServerStream(self, event.stream)
-            self.streams[event.stream] = stream
-            if self._departure is _DUE:
-                self._consider()
-            if event.end:
-                stream.ended = 1
-            self._serve(stream, event)
         elif isinstance(event, Rejected):
             if event.limit is not None:
                 self.shared.on_limit(event.limit)
@@ -274,10 +259,31 @@ class H2Server(H2Driver[H2ServerStream]):
                 self._log("closed the HTTP/2 connection", event.reason)
             super().handle(event)
 
+    def _begin(self, head: RequestHead) -> None:
+        """Serve a request."""
+        if head.stream not in self.codec.live and self.codec.was_given_up(head.stream):
+            return  # reset within the same read: the client has left, and nothing is done for it
+        if len(self.streams) >= self.shared.limits.streams:
+            # The codec bounds open streams; those whose responses wait for the socket are counted here only.
+            self.shared.on_limit("streams")
+            self.codec.reset(head.stream, ErrorCode.REFUSED_STREAM)
+            return
+        if self.is_paused and self.transport.get_write_buffer_size() > UNREAD_BUDGET:
+            self.shared.on_limit("unread_bytes")
+            self.codec.reset(head.stream, ErrorCode.REFUSED_STREAM)
+            return
+        self.deadline = 0.0
+        self._newest = head.stream
+        stream = H2ServerStream(self, head.stream)
+        self.streams[head.stream] = stream
+        if self._departure is _DUE:
+            self._consider()
+        if head.end:
+            stream.ended = 1
+        self._serve(stream, head)
+
     def _shed(self, head: RequestHead) -> None:
         """Refuse a request, for as little as possible."""
-        self.shared.on_limit("overload")
-        self.codec.slice_frames = SHED_FRAMES
         grpc, other = self.shared.overload.responses
         if any(name == b"content-type" and is_grpc(value) for name, value in head.headers):
             self.codec.refuse(head.stream, 200, grpc)

@@ -9,8 +9,9 @@ a tenth of the requests are reset by clients and the processor is busy all the t
 was nothing to refuse.
 
 While it lasts, requests come out of a token bucket, filled at the rate at which they were served when it began. That
-rate is corrected by what it leads to: lowered while input is left over from reads that were too much at once, raised
-while the processor has time. Input that is left over at the beginning is old: until there is none, all is refused.
+rate is corrected by what it leads to. When input has been left over from reads for `OLD` seconds, what comes is old and
+too much was admitted: the rate is lowered, and all is refused until nothing is left over. Otherwise it is raised. So
+the processor is never idle, and whoever is served has not waited for longer than that.
 """
 
 from __future__ import annotations
@@ -37,17 +38,23 @@ GIVEN_UP_LEAST = 25
 """Requests that clients reset, in a period: chance and hedging stay below both."""
 BUSY_SHARE = 0.9
 """Of a period that the thread ran, or waited for a processor."""
+SHEDDING_PERIOD = 0.05
+"""The same while requests are shed."""
 BURST_SECONDS = 0.05
 """Requests come in bursts: what is not used of the rate for so long may be used at once."""
+OLD = 0.05
+"""Seconds for which input has been left over, from which on what comes is refused until none is."""
 LATE = 0.06
-"""Seconds by which the event loop may come late to a look: the length of its iterations."""
+"""Seconds by which the event loop may come late to a look: the length of its iterations. Where many connections have
+one request each, none has input left over."""
 DRAIN_SECONDS = 3.0
-"""The longest time for which all is refused."""
-RAISED, LOWERED = 1.1, 0.85
+"""The longest time for which all is refused, and then not."""
+RAISED, LOWERED = 1.02, 0.95
+"""For each look, and for each time that input was old."""
 LEAST_SHARE = 0.25
 """Of the first rate: where refusing alone takes all the time, less would not help."""
-CALM_PERIODS = 4
-"""Periods without a refusal after which nothing is shed any more."""
+CALM_SECONDS = 1.0
+"""Without a refusal, after which nothing is shed any more."""
 
 
 class Overload:
@@ -58,12 +65,13 @@ class Overload:
         "_begun",
         "_busy",
         "_busy_seconds",
-        "_calm",
+        "_calm_since",
         "_drained_by",
         "_first_rate",
         "_given_up",
-        "_has_backlog",
         "_loop",
+        "_not_before",
+        "_on_limit",
         "_rate",
         "_refilled",
         "_refused",
@@ -82,17 +90,20 @@ class Overload:
         loop: asyncio.AbstractEventLoop,
         turns: Turns,
         statistics: Statistics,
+        on_limit: Callable[[str], None] = lambda limit: None,
         busy_seconds: Callable[[], float] | None = None,
     ) -> None:
         """
         Args:
             turns: connections with input left over from a read.
             statistics: of the connections of clients.
+            on_limit: called with `overload` for each request that is refused.
             busy_seconds: how long this thread has run or waited for a processor, in all.
         """
         self._loop = loop
         self._turns = turns
         self._statistics = statistics
+        self._on_limit = on_limit
         self._busy_seconds = busy_seconds or thread_busy_seconds
         self.is_shedding = False
         self.refused = 0
@@ -103,39 +114,54 @@ class Overload:
         # At the last look; the first only sees what is there.
         self._seen = self._busy = 0.0
         self._begun = self._given_up = self._refused = 0
-        self._has_backlog = False
-        self._calm = 0
-        """Periods without a refusal."""
+        self._calm_since = 0.0
         # The token bucket.
         self._rate = self._first_rate = 0.0
         self._room = 0.0
         self._refilled = 0.0
-        self._drained_by = 0.0
-        """`loop.time()` until which all is refused while input is left over."""
+        self._drained_by: float | None = None
+        """`loop.time()` until which all is refused while input is left over, if it is."""
+        self._not_before = 0.0
+        """`loop.time()` from which that may be so again."""
 
     def admits(self) -> bool:
         """Whether the request that has come is begun, while requests are shed. False: refuse it."""
         now = self._loop.time()
-        if self._drained_by:
-            if self._turns and now < self._drained_by:
-                self.refused += 1
-                return False
-            self._drained_by = 0.0
+        if not self._is_behind(now):
+            room = self._room + (now - self._refilled) * self._rate
             self._refilled = now
-        room = self._room + (now - self._refilled) * self._rate
+            self._room = min(room, self._rate * BURST_SECONDS)
+            if self._room >= 1.0:
+                self._room -= 1.0
+                return True
+        self.refused += 1
+        self._on_limit("overload")
+        return False
+
+    def _is_behind(self, now: float) -> bool:
+        """Whether what comes is old, so that all is refused."""
+        if self._drained_by is None:
+            if not self._turns or now - self._turns.since < OLD or now < self._not_before:
+                return False
+            self._lower()
+            self._drained_by = now + DRAIN_SECONDS
+            return True
+        if self._turns and now < self._drained_by:
+            return True
+        self._not_before = now + DRAIN_SECONDS if self._turns else now
+        self._drained_by = None
         self._refilled = now
-        self._room = min(room, self._rate * BURST_SECONDS)
-        if self._room < 1.0:
-            self.refused += 1
-            return False
-        self._room -= 1.0
-        return True
+        self._room = 0.0
+        return False
+
+    def _lower(self) -> None:
+        """More was admitted than there is time for."""
+        self._rate = max(LOWERED * self._rate, LEAST_SHARE * self._first_rate)
 
     def expire(self, now: float) -> None:
         """Look at what has happened since the last time (`reaper.Expirable`)."""
         statistics = self._statistics
         seconds, self._seen = now - self._seen, now
-        self.deadline = now + PERIOD
         busy, self._busy = -self._busy, self._busy_seconds()
         busy += self._busy
         requests, self._begun = statistics.requests - self._begun, statistics.requests
@@ -143,7 +169,7 @@ class Overload:
         resets, self._given_up = given_up - self._given_up, given_up
         is_busy = busy >= BUSY_SHARE * seconds
         if self.is_shedding:
-            self._correct(seconds - PERIOD)
+            self._correct(now, seconds - SHEDDING_PERIOD)
         elif is_busy and resets >= GIVEN_UP_LEAST and resets >= GIVEN_UP_SHARE * requests:
             self._begin(now, requests / seconds)
             fields = {"requests": requests, "given_up": resets, "seconds": round(seconds, 2)}
@@ -152,29 +178,29 @@ class Overload:
                 "processors or workers",
                 extra={"fields": fields},
             )
+        self.deadline = now + (SHEDDING_PERIOD if self.is_shedding else PERIOD)
 
     def _begin(self, now: float, rate: float) -> None:
         self.is_shedding = True
-        self._has_backlog = False
-        self._calm = 0
+        self._calm_since = now
         self._rate = self._first_rate = rate
         self._room = 0.0
         self._refilled = now
         self._drained_by = now + DRAIN_SECONDS
+        self._refused = self.refused
 
-    def _correct(self, late: float) -> None:
+    def _correct(self, now: float, late: float) -> None:
         """Set the rate by its effect, or end."""
         refused, self._refused = self.refused - self._refused, self.refused
-        self._calm = 0 if refused else self._calm + 1
-        if self._calm >= CALM_PERIODS:
+        if refused:
+            self._calm_since = now
+            if late > LATE:
+                self._lower()
+            elif self._drained_by is None:
+                self._rate *= RAISED
+        elif now - self._calm_since >= CALM_SECONDS:
             self.is_shedding = False
             logger.warning("no longer overloaded", extra={"fields": {"refused": self.refused}})
-        elif not self._drained_by:
-            had_backlog, self._has_backlog = self._has_backlog, bool(self._turns)
-            if late > LATE or (had_backlog and self._has_backlog):
-                self._rate = max(self._rate * LOWERED, self._first_rate * LEAST_SHARE)
-            elif refused and not had_backlog and not self._has_backlog:
-                self._rate *= RAISED
 
 
 def thread_busy_seconds() -> float:

@@ -16,19 +16,23 @@ if TYPE_CHECKING:
 class Turns:
     """The queue of one event loop."""
 
-    __slots__ = ("_is_due", "_loop", "_waiting")
+    __slots__ = ("_is_due", "_loop", "_waiting", "since")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: dict[Callable[[], None], None] = {}
         self._is_due = False
         """`_next` is scheduled."""
+        self.since = 0.0
+        """`loop.time()` since which there has always been somebody in the queue, if there is."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, work: Callable[[], None]) -> None:
         """Call `work` once, when it is its turn. It raises nothing, and may add itself again."""
+        if not self._waiting:
+            self.since = self._loop.time()
         self._waiting[work] = None
         self._schedule()
 
@@ -44,7 +48,10 @@ class Turns:
     def _next(self) -> None:
         self._is_due = False
         if self._waiting:
+            since = self.since
             work = next(iter(self._waiting))
             del self._waiting[work]
             self._schedule()
             work()
+            if self._waiting:
+                self.since = since

@@ -167,7 +167,7 @@ def test_every_limit_and_its_default() -> None:
 def labels_of_code() -> Iterator[str]:
     """Every name that is counted as a limit: an argument `limit`, or a text among the arguments of what takes one."""
     takers = {"Unacceptable", "ConnectionFault", "Rejected", "give_up_head", "on_limit", "_pause"}
-    takers |= {"_too_large", "FieldScanner"}
+    takers |= {"_too_large", "FieldScanner", "_on_limit"}
     for call in calls():
         name = getattr(call.func, "attr", "") or getattr(call.func, "id", "")
         given = [keyword.value for keyword in call.keywords if keyword.arg == "limit"]

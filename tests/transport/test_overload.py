@@ -10,18 +10,26 @@ import pytest
 from meshproxy.codec.h2.budgets import Statistics
 from meshproxy.transport.overload import (
     BURST_SECONDS,
-    CALM_PERIODS,
+    CALM_SECONDS,
     DRAIN_SECONDS,
     GIVEN_UP_LEAST,
+    LATE,
     LEAST_SHARE,
     LOWERED,
+    OLD,
     PERIOD,
     RAISED,
+    SHEDDING_PERIOD,
     Overload,
     thread_busy_seconds,
 )
+from meshproxy.transport.turns import Turns
 
 RATE = 1_000
+
+
+def work() -> None:
+    """What is left over from a read."""
 
 
 class Process:
@@ -31,14 +39,15 @@ class Process:
         self.loop = loop
         self.busy = 0.0
         self.statistics = Statistics()
-        self.backlog: list[int] = []
-        self.overload = Overload(loop, self.backlog, self.statistics, lambda: self.busy)  # type: ignore[arg-type]
+        self.turns = Turns(loop)
+        self.limits: list[str] = []
+        self.overload = Overload(loop, self.turns, self.statistics, self.limits.append, lambda: self.busy)
         self.overload.expire(loop.now)
 
-    def passes(self, *, requests: int = RATE // 4, resets: int = 0, busy: float = 1.0, late: float = 0.0) -> None:
+    def passes(self, *, requests: int = RATE // 4, resets: int = 0, busy: float = 1.0) -> None:
         """A period."""
-        self.loop.now += PERIOD + late
-        self.busy += busy * (PERIOD + late)
+        self.loop.now += PERIOD
+        self.busy += busy * PERIOD
         self.statistics.requests += requests
         self.statistics.resets_received += resets
         self.overload.expire(self.loop.now)
@@ -48,17 +57,18 @@ class Process:
         assert self.overload.is_shedding
         return self.overload
 
-    def shed(self, late: float = 0.0) -> float:
-        """A period of which every millisecond brings ten requests. Returns how many are admitted, a second."""
+    def shed(self, seconds: float = SHEDDING_PERIOD, late: float = 0.0) -> float:
+        """Every millisecond brings ten requests, and then the counters are looked at. Returns how many are admitted, a
+        second."""
         while self.overload.admits():
             pass  # what was left over from the last period
         admitted = 0
-        for _ in range(250):
+        for _ in range(round(seconds * 1_000)):
             self.loop.now += 0.001
             admitted += sum(self.overload.admits() for _ in range(10))
-        self.loop.now -= PERIOD
-        self.passes(late=late)
-        return admitted / PERIOD
+        self.loop.now += late
+        self.overload.expire(self.loop.now)
+        return admitted / seconds
 
 
 @pytest.fixture
@@ -88,24 +98,41 @@ def test_clients_that_give_up_begin_it(process: Process, kind: str, caplog: pyte
     with caplog.at_level(logging.WARNING):
         process.passes()
     assert process.overload.is_shedding
+    assert process.overload.deadline == process.loop.now + SHEDDING_PERIOD
     assert "add replicas" in caplog.text
 
 
 def test_old_input_is_refused_first(process: Process) -> None:
-    process.backlog.append(1)
+    process.turns.add(work)
     overload = process.overloaded()
     process.loop.now += 0.1
     assert not any(overload.admits() for _ in range(100))
-    process.backlog.clear()
+    process.turns.discard(work)
     assert process.shed() == pytest.approx(RATE, rel=0.1)
-    assert overload.refused > 2_000
+    assert overload.refused > 500
+    assert process.limits == ["overload"] * overload.refused
 
 
 def test_but_not_for_ever(process: Process) -> None:
-    process.backlog.append(1)
+    """Where refusing takes all the time, some are served all the same."""
+    process.turns.add(work)
     process.overloaded()
     process.loop.now += DRAIN_SECONDS
-    assert process.shed() == pytest.approx(RATE, rel=0.1)
+    assert process.shed(1.0) == pytest.approx(RATE, rel=0.1)
+    process.loop.now += DRAIN_SECONDS
+    assert process.shed() == 0
+
+
+def test_what_has_been_left_over_for_long_is_old(process: Process) -> None:
+    process.overloaded()
+    assert process.shed() > 0
+    process.turns.add(work)
+    process.loop.now += 0.9 * OLD
+    assert process.overload.admits()
+    process.loop.now += 0.2 * OLD
+    assert not process.overload.admits()
+    process.turns.discard(work)
+    assert process.shed() == pytest.approx(RATE * RAISED * LOWERED, rel=0.1)
 
 
 def test_a_burst_is_admitted_after_a_pause(process: Process) -> None:
@@ -116,26 +143,28 @@ def test_a_burst_is_admitted_after_a_pause(process: Process) -> None:
 
 
 def test_the_rate_follows_its_effect(process: Process) -> None:
-    process.overloaded()
-    assert process.shed() == pytest.approx(RATE, rel=0.1)
-    assert process.shed(late=0.1) == pytest.approx(RATE * RAISED, rel=0.1)
-    process.backlog.append(1)
-    assert process.shed() == pytest.approx(RATE * RAISED * LOWERED, rel=0.1)
-    assert process.shed() == pytest.approx(RATE * RAISED * LOWERED, rel=0.1), "one slice left over is no backlog"
-    for _ in range(40):
-        rate = process.shed()
-    assert rate == pytest.approx(RATE * LEAST_SHARE, rel=0.1)
+    overload = process.overloaded()
+    process.shed()
+    for _ in range(20):
+        process.shed()
+    assert overload._rate == pytest.approx(RATE * RAISED**21)
+    process.shed(late=LATE + 0.01)
+    assert overload._rate == pytest.approx(RATE * RAISED**21 * LOWERED)
+    for _ in range(100):
+        process.shed(late=LATE + 0.01)
+    assert overload._rate == pytest.approx(RATE * LEAST_SHARE)
 
 
 def test_it_ends_when_nothing_was_refused_for_a_second(process: Process) -> None:
     overload = process.overloaded()
     process.shed()
-    for _ in range(CALM_PERIODS):
-        assert overload.is_shedding
-        process.loop.now += 0.01
+    begun = process.loop.now
+    while overload.is_shedding:
+        process.loop.now += SHEDDING_PERIOD
         assert overload.admits()
-        process.passes(late=-0.01)
-    assert not overload.is_shedding
+        overload.expire(process.loop.now)
+    assert process.loop.now - begun == pytest.approx(CALM_SECONDS, abs=SHEDDING_PERIOD)
+    assert overload.deadline == process.loop.now + PERIOD
 
 
 def test_a_thread_knows_how_busy_it_is() -> None:

@@ -52,3 +52,22 @@ def test_work_that_is_not_wanted_any_more_has_no_turn() -> None:
     turns.add(second)
     loop.turn()
     assert done == ["second", "second"]
+
+
+def test_it_is_known_since_when_somebody_has_waited() -> None:
+    loop = FakeLoop()
+    turns = Turns(loop.real)
+    begun = loop.real.time()
+
+    def again() -> None:
+        turns.add(again)
+
+    turns.add(again)
+    for _ in range(3):
+        loop.advance(1.0)
+        loop.turn()
+    assert turns.since == begun
+    turns.discard(again)
+    loop.advance(1.0)
+    turns.add(again)
+    assert turns.since == loop.real.time() == begun + 4.0

@@ -39,6 +39,9 @@ PATIENCE = 0.2
 """Seconds: the reset of a request that was open for so long is that of a client that has given up. How many there are
 is bounded by the limit of open streams, so it is not counted against the client as a rapid reset (CVE-2023-44487)."""
 
+# Looked up once: a member costs 0.3 us on Python 3.11.
+FINISHED, RESET_BY_US = Past.FINISHED, Past.RESET_BY_US
+
 
 class ControlFrames(WholeMessages):
     """The part of the receiving half that keeps the connection in order.
@@ -162,11 +165,13 @@ class ControlFrames(WholeMessages):
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM is not 4 bytes long")
         ours = self._streams.pop(stream, None)
         if ours is None:
-            self._past(stream, RST_STREAM)
+            past = self._history.past(stream)
+            if past is not FINISHED:  # else it crossed our answer, as it often does while clients give up
+                self._past(stream, RST_STREAM)
+                if past is RESET_BY_US:
+                    # What crossed our own reset was to be ignored; after this one nothing can be on the way.
+                    self._history.reset(stream, Past.RESET_BY_PEER)
             self.statistics.resets_late += 1
-            if self._history.past(stream) is Past.RESET_BY_US:
-                # What crossed our own reset was to be ignored; after this one nothing can be on the way.
-                self._history.reset(stream, Past.RESET_BY_PEER)
             self._spend_control()
             return
         self._forget(stream, Past.RESET_BY_PEER)

@@ -7,7 +7,10 @@ of messages before. Each command comes to the same state as the handlers of thes
 
 from __future__ import annotations
 
-from meshproxy.codec.events import Event, RequestHead, WholeRequest, WholeResponse
+from typing import Protocol
+
+from meshproxy.codec.events import Event, Headers, RequestHead, WholeRequest, WholeResponse
+from meshproxy.codec.grpc import is_grpc
 from meshproxy.codec.h2.budgets import Statistics
 from meshproxy.codec.h2.control import ControlFrames
 from meshproxy.codec.h2.frames import (
@@ -28,6 +31,18 @@ NOTHING = 0
 unpack_header = FRAME_HEADER.unpack_from
 
 
+class Gate(Protocol):
+    """Decides which requests are begun while there is no time for all of them (`transport.overload`)."""
+
+    is_shedding: bool
+    """There is not."""
+    responses: tuple[Headers, Headers]
+    """What a gRPC call is refused with, whose status is 200, and any other request, 503."""
+
+    def admits(self) -> bool:
+        """Whether a request that has come is begun."""
+
+
 class JoinedFrames(ControlFrames):
     """The part of the receiving half that reads whole messages.
 
@@ -36,7 +51,7 @@ class JoinedFrames(ControlFrames):
     `NOTHING`.
     """
 
-    __slots__ = ("_empty_frames", "joins")
+    __slots__ = ("_empty_frames", "gate", "joins")
 
     def __init__(self, role: Role, limits: Limits, now: float, statistics: Statistics | None) -> None:
         super().__init__(role, limits, now, statistics)
@@ -44,6 +59,8 @@ class JoinedFrames(ControlFrames):
         """DATA frames in a row that carried nothing and ended nothing."""
         self.joins = False
         """Whole messages are one event each."""
+        self.gate: Gate | None = None
+        """Asked about each whole request, as server: those that it does not admit are no events."""
 
     def _join_first(self, data: bytes, events: list[Event]) -> int:
         """A whole message that a read begins with, before which nothing is left: most reads of a connection with one
@@ -90,6 +107,10 @@ class JoinedFrames(ControlFrames):
         method, authority, target, headers, length, expects_continue, trace = head
         if length is not None and length != flow:
             return NOTHING
+        gate = self.gate
+        if gate is not None and gate.is_shedding and not gate.admits():
+            self._refuse_whole(number, headers, flow, gate.responses)
+            return end
         history.last = number
         self._room -= flow
         ours = streams[number] = Stream(number, ENDED, HEAD, self._stream_room - flow, self._peer_window)
@@ -110,6 +131,27 @@ class JoinedFrames(ControlFrames):
         request = RequestHead(number, method, authority, target, headers, False, length, expects_continue, trace, shape)
         events.append(WholeRequest(request, data[begin:end], flow))
         return end
+
+    def _refuse_whole(self, number: int, headers: Headers, flow: int, responses: tuple[Headers, Headers]) -> None:
+        """Answer a request as `refuse` does, without making anything of it."""
+        self._history.last = number
+        self._room -= flow
+        counts = self.frames_received
+        counts[HEADERS] += 1
+        counts[DATA] += 1
+        self._explained += 2
+        self._empty_frames = 0
+        self.statistics.requests += 1
+        for name, value in headers:
+            if name == b"content-type":
+                is_call = is_grpc(value)
+                break
+        else:
+            is_call = False
+        self._send_refusal(number, *((200, responses[0]) if is_call else (503, responses[1])))
+        self._owed += flow
+        if self._owed * 2 >= self._limits.connection_window:
+            self._extend_window()
 
     def _join_response(self, number: int, data: bytes, start: int, stop: int, size: int, events: list[Event]) -> int:
         """As client: a response, HEADERS, DATA and trailers, to a request that has been sent."""

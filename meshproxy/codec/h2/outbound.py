@@ -8,7 +8,7 @@ from collections.abc import Container
 from meshproxy.codec.events import Event, Headers, Writable
 from meshproxy.codec.h2 import frames
 from meshproxy.codec.h2.budgets import Statistics
-from meshproxy.codec.h2.encoder import Encoder
+from meshproxy.codec.h2.encoder import Encoder, HeadTooLarge
 from meshproxy.codec.h2.errors import ConnectionFault, ErrorCode
 from meshproxy.codec.h2.frames import END_STREAM, MAX_WINDOW, header_frames, pack_header
 from meshproxy.codec.h2.stream import BODY, ENDED, HEAD, IGNORED, BufferedData, History, Past, Stream
@@ -288,15 +288,20 @@ class OutboundFrames:
         return sum(map(len, held.pieces)) - held.offset if held is not None else 0
 
     def refuse(self, stream: int, status: int, headers: Headers) -> None:
-        """Answer a request with a head, without looking at the rest of it. Raises as `send_response`."""
+        """Answer a request with a head, without looking at the rest of it; one larger than the peer accepts resets the
+        stream."""
         ours = self._streams.pop(stream, None)
-        if ours is None:
-            return
-        self.out.append(
-            header_frames(stream, self._encoder.response(status, headers, None), True, self._peer_frame_bytes)
-        )
-        if ours.receives != ENDED:
+        if ours is not None and self._send_refusal(stream, status, headers) and ours.receives != ENDED:
             self._send_reset(stream, ErrorCode.NO_ERROR)
+
+    def _send_refusal(self, stream: int, status: int, headers: Headers) -> bool:
+        try:
+            block = self._encoder.response(status, headers, None)
+        except HeadTooLarge:
+            self._send_reset(stream, ErrorCode.ENHANCE_YOUR_CALM)
+            return False
+        self.out.append(header_frames(stream, block, True, self._peer_frame_bytes))
+        return True
 
     def was_given_up(self, stream: int) -> bool:
         """Whether the peer has reset the stream."""

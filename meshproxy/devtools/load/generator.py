@@ -86,6 +86,10 @@ class Driver:
         """What slots call."""
         self._on_finished(slot, error)
 
+    def hand_to(self, finished: Finished) -> None:
+        """Somebody else fills the slots, and is called from now on."""
+        self._on_finished = finished
+
     async def run_closed(self, slots: Sequence[Slot], duration: float, at_most: int | None = None) -> Run:
         """Every slot begins again as soon as it is answered, for `duration` seconds or until `at_most` requests (but at
         least one for each slot) have been."""

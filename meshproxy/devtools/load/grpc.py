@@ -21,6 +21,7 @@ from meshproxy.devtools.load.frames import (
     END_STREAM,
     HEADERS,
     PREFACE,
+    RST_STREAM,
     WINDOW,
     FramedConnection,
     frame,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 USER_AGENT = b"meshproxy-bench"
 OK = (b"grpc-status", b"0")
+CANCEL = (0x8).to_bytes(4, "big")
+"""RFC 9113 section 7."""
 PREFIX_BYTES = 5
 """Before every message: whether it is compressed, and its length."""
 
@@ -96,7 +99,7 @@ def describe(status: int, headers: Headers) -> str:
 class GrpcSlot:
     """One of the concurrent calls of a connection (see `generator.Slot`)."""
 
-    __slots__ = ("_connection", "answered", "begun", "has_head", "status")
+    __slots__ = ("_connection", "answered", "begun", "has_head", "status", "stream")
 
     def __init__(self, connection: GrpcConnection) -> None:
         self.begun = 0.0
@@ -104,10 +107,16 @@ class GrpcSlot:
         """Body bytes of the answer so far."""
         self.has_head = False
         self.status = 0
+        self.stream = 0
+        """Of the call under way, or of the last one."""
         self._connection = connection
 
     def begin(self) -> None:
         self._connection.call(self)
+
+    def give_up(self) -> None:
+        """End the call under way as clients do that have waited long enough; its `finished` is not called."""
+        self._connection.give_up(self)
 
 
 class GrpcConnection(FramedConnection):
@@ -154,6 +163,7 @@ class GrpcConnection(FramedConnection):
         stream = self._next_stream
         self._next_stream += 2
         self._under_way[stream] = slot
+        slot.stream = stream
         slot.answered = 0
         slot.has_head = False
         if self._make is not None:
@@ -169,6 +179,11 @@ class GrpcConnection(FramedConnection):
         else:
             self.send(b"".join((head[:5], number, head[9:])))
             self.send_body(stream, self._body, b"")
+
+    def give_up(self, slot: GrpcSlot) -> None:
+        """Reset the stream of a slot, if it is under way."""
+        if self._under_way.pop(slot.stream, None) is not None:
+            self.send(frame(RST_STREAM, 0, slot.stream, CANCEL))
 
     def _vary(self, number: int, request_id: bytes, trace: bytes) -> None:
         """The ids are literals that enter no table, as gRPC's C core sends metadata of the application."""

@@ -129,6 +129,54 @@ def test_a_response_to_a_request_is_one_event() -> None:
     assert both.joining.is_idle
 
 
+class Shut:
+    """A gate that admits nothing."""
+
+    is_shedding = True
+    responses: tuple[Headers, Headers] = ((b"grpc-status", b"8"),), ((b"retry-after", b"1"),)
+
+    def admits(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(("headers", "status"), [(GRPC, 200), (((b"content-type", b"text/plain"),), 503), ((), 503)])
+def test_a_request_that_is_not_admitted_is_answered_and_no_event(headers: Headers, status: int) -> None:
+    both = Both(Role.SERVER)
+    for number in range(3):
+        both.receive(both.call(number, headers=headers))
+    both.joining.gate = Shut()
+    data = b"".join(both.call(number, headers=headers) for number in range(3, 6))
+    assert both.joining.receive(data, 1.0) == []
+    for event in both.usual.receive(data, 1.0):
+        if isinstance(event, RequestHead):
+            both.usual.refuse(event.stream, status, Shut.responses[status == 503])
+        else:
+            both.usual.credit(event.stream, event.flow)  # type: ignore[union-attr]
+    assert plain(both.joining) == plain(both.usual)
+    assert vars_of(both.joining) == vars_of(both.usual)
+    assert b"".join(both.joining.out) == b"".join(both.usual.out)
+    heads = both.peer.receive(both.joining.take_output(), 1.0)
+    assert [(head.status, head.end) for head in heads] == [(status, True)] * 3  # type: ignore[union-attr]
+    both.usual.take_output()
+    Shut.is_shedding, before = False, Shut.is_shedding
+    try:
+        assert whole(both.receive(both.call(7, headers=headers))) == 1
+    finally:
+        Shut.is_shedding = before
+
+
+def test_what_is_refused_is_credited() -> None:
+    """A connection that is refused a lot can go on."""
+    both = Both(Role.SERVER, Limits(connection_window=65_535))
+    for number in range(3):
+        both.receive(both.call(number))
+    both.joining.gate = Shut()
+    for number in range(60):
+        both.joining.receive(both.call(number, bytes(2_000)), 1.0)
+        both.peer.receive(both.joining.take_output(), 1.0)
+    assert not both.joining.is_closed
+
+
 def padded(frame: bytes) -> bytes:
     payload = b"\x03" + frame[9:] + b"\0" * 3
     return len(payload).to_bytes(3, "big") + frame[3:4] + bytes((frame[4] | 8,)) + frame[5:9] + payload

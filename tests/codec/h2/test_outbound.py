@@ -10,6 +10,7 @@ import pytest
 from meshproxy.codec.events import Data, Failed, RequestHead, Writable
 from meshproxy.codec.h2 import frames
 from meshproxy.codec.h2.encoder import HeadTooLarge
+from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import LocalProtocolError, Role
 
@@ -429,6 +430,14 @@ def test_a_head_that_the_peer_does_not_take_opens_nothing(talk: Callable[..., Ta
     assert client.connection.is_idle
     assert client.heard() == []
     assert client.asked() == 1
+
+
+def test_a_refusal_that_the_peer_does_not_take_is_a_reset(talk: Callable[..., Talk]) -> None:
+    server = talk(settings=[(frames.MAX_HEADER_LIST_SIZE, 60)])
+    server.opened(1)
+    server.connection.refuse(1, 200, ((b"a", b"b"),))
+    assert server.heard() == [("RST_STREAM", 0, 1, ErrorCode.ENHANCE_YOUR_CALM.to_bytes(4, "big"))]
+    assert server.connection.is_idle
 
 
 def test_two_step_goodbye(talk: Callable[..., Talk]) -> None:

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from meshproxy.codec.events import Data, RequestHead
+from meshproxy.codec.events import Data, RequestHead, Reset
 from meshproxy.codec.h2.connection import H2Connection
+from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
 from meshproxy.devtools.load.grpc import GrpcConnection, call_blocks, describe, grpc_message
@@ -154,3 +155,21 @@ async def test_a_connection_that_closes_before_its_settings_cannot_be_used(
 def test_an_answer_that_is_no_grpc_is_named() -> None:
     assert describe(503, ()) == "HTTP status 503 without a gRPC status"
     assert describe(200, ()) == "ended without a gRPC status"
+
+
+async def test_a_call_that_is_given_up_is_reset(transport: FakeTransport, finishes: Finishes) -> None:
+    connection, peer = await opened(transport, finishes)
+    gone, other = connection.slots
+    gone.begin()
+    gone.give_up()
+    gone.give_up()
+    other.begin()
+    peer.exchange()
+    resets = [event for event in peer.events if isinstance(event, Reset)]
+    assert [(event.stream, event.code) for event in resets] == [(1, ErrorCode.CANCEL)]
+    assert finishes.errors == []
+    gone.begin()
+    peer.exchange()
+    for head in peer.heads()[1:]:
+        peer.answer(head.stream, b"answer")
+    assert finishes.errors == [None, None]

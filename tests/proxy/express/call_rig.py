@@ -288,6 +288,6 @@ def plain(thing: Any) -> dict[str, object]:
             value = getattr(thing, name, None)
             if value is None or isinstance(value, int | float | str | bytes):
                 told[name] = value
-    for name in ("lane", "joins"):  # whether there is a lane
+    for name in ("lane", "joins", "gate"):  # whether there is a lane
         told.pop(name, None)
     return told
