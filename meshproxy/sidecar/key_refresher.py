@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from meshproxy.identity.keys import IssuerKeys
 from meshproxy.sidecar.http_get import FetchError
@@ -40,14 +41,19 @@ class KeyRefresher:
         self._clock = clock
         self._jitter = jitter
         self._attempt: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+        """An attempt has, so the next one may be due at another time: sooner, if it failed and was out of turn."""
 
     async def run(self) -> None:
         """Refresh whenever it is due, until cancelled."""
         try:
             while True:
+                self._ended.clear()
                 wait = self.keys.wait(self._clock())
                 if wait > 0:
-                    await asyncio.sleep(wait)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(wait):
+                            await self._ended.wait()
                 else:
                     await self.refresh()
         finally:
@@ -75,6 +81,7 @@ class KeyRefresher:
             self.keys.take(document, self._clock(), self._jitter())
         finally:
             self._attempt = None
+            self._ended.set()
         self._report(self.keys)
 
 

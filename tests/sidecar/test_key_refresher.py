@@ -9,6 +9,7 @@ from time import time
 import pytest
 
 from meshproxy.devtools.issuer import DevelopmentIssuer
+from meshproxy.identity import keys as module
 from meshproxy.identity.key_budget import Ask
 from meshproxy.identity.keys import IssuerKeys
 from meshproxy.identity.tokens import Issuer, KeysWanted, TokenVerifier
@@ -134,6 +135,33 @@ async def test_it_runs_on(corp: DevelopmentIssuer) -> None:
             done.set()
 
     running = asyncio.create_task(KeyRefresher(keys, source, report=report, clock=clock, jitter=lambda: 0.0).run())
+    await asyncio.wait_for(done.wait(), 60)
+    assert keys.failures == 0
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_a_fetch_out_of_turn_that_fails_is_tried_again_soon(
+    corp: DevelopmentIssuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The issuer answers 503 to the one fetch that a new key has caused: the next regular one is minutes away."""
+    monkeypatch.setattr(module, "BACK_OFF", (0.001, 0.001))
+    source = Source(document(corp), FetchError("503"), document(corp))
+    keys = IssuerKeys("corp", ES)
+    done = asyncio.Event()
+
+    def report(keys: IssuerKeys) -> None:
+        if source.asked >= 3:
+            done.set()
+
+    refresher = KeyRefresher(keys, source, report=report)
+    running = asyncio.create_task(refresher.run())
+    for _ in range(100):  # until it waits for its next turn
+        await asyncio.sleep(0)
+    assert source.asked == 1
+    await refresher.refresh()
+    assert keys.failures == 1
     await asyncio.wait_for(done.wait(), 60)
     assert keys.failures == 0
     running.cancel()
