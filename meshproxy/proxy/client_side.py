@@ -48,6 +48,9 @@ REFUSAL_SECONDS = 2.0
 """How long they are waited for."""
 TIMER_SECONDS = 0.5
 """Before its deadline by so much a request gets a timer: two sweeps of the reaper."""
+EARLY = 0.05
+"""Of a request's time. Clients of gRPC reset a call when its time is up, and so before our timer, which began after
+theirs; and what they tell us they round up, by up to a hundredth."""
 LOOKS = 20
 """How often it is looked at within a limit whether bytes move: the limit is late by this part of it at most."""
 SHORTEST_LOOK = 0.01
@@ -381,6 +384,8 @@ class ClientSide(LiveExchange):
         if self.answer is not OVER:
             self.flag(ResponseFlags.DC)
             self.request_ended = True
+            if self.due and self.due - self.context.now() <= EARLY * (self.due - self.started):
+                self.timed_out()  # the client's clock was first
             self.abandon()
             self.stream.reset(ErrorCode.CANCEL)
             self.finish()

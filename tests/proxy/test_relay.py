@@ -629,7 +629,7 @@ class TestTime:
         assert world.cluster.streams[0].reset_code == CANCEL
         assert parse_timeout(dict(world.cluster.streams[0].head.headers)[b"grpc-timeout"]) == 0.5
 
-    @pytest.mark.parametrize(("seconds", "verdict"), [(0.9, "cancelled"), (1.1, "timeout")])
+    @pytest.mark.parametrize(("seconds", "verdict"), [(0.8, "cancelled"), (1.0, "timeout")])
     def test_an_endpoint_that_had_long_enough_is_to_blame(
         self, world: Any, wire: Any, seconds: float, verdict: str
     ) -> None:
@@ -637,9 +637,28 @@ class TestTime:
         world.wait(seconds + 0.01)
         assert world.cluster.reports[-1] == verdict
 
+    @pytest.mark.parametrize(("left", "verdict"), [(0.94, "cancelled"), (0.96, "timeout"), (0.99, "timeout")])
+    def test_so_is_one_whose_caller_left_when_its_time_was_up(
+        self, world: Any, wire: Any, left: float, verdict: str
+    ) -> None:
+        """gRPC clients reset a call by a clock of their own, which is ahead of ours."""
+        client = world.grpc(wire.spec(b"open"), headers=((b"grpc-timeout", b"1S"),))
+        world.wait(left)
+        client.sink.reset_received(CANCEL, "gone")
+        assert world.cluster.reports[-1] == verdict
+        assert str(world.finished[0].flags) == "DC"
+
+    def test_a_caller_that_leaves_for_another_reason_blames_nobody(self, world: Any, wire: Any) -> None:
+        client = world.grpc(wire.spec(b"open"))
+        world.wait(9)
+        client.sink.reset_received(CANCEL, "gone")
+        assert world.cluster.reports[-1] == "cancelled"
+
     def test_one_that_has_begun_to_answer_is_not(self, world: Any, wire: Any) -> None:
         world.grpc(wire.spec(b"open"), headers=((b"grpc-timeout", b"2S"),))
-        world.cluster.streams[0].sink.head_received(ResponseHead(0, 200, (), end=False))
+        sink = world.cluster.streams[0].sink
+        sink.head_received(ResponseHead(0, 200, (), end=False))
+        sink.data_received(b"\0\0\0\0\5", 5, False)
         world.wait(2.1)
         assert world.cluster.reports[-1] == "cancelled"
 
