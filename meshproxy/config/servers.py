@@ -197,10 +197,11 @@ class Key(Part, frozen=True):
     """The cookie; for gRPC it is read from metadata and set in it."""
 
     def __post_init__(self) -> None:
-        if (self.by == "header") != (self.header is not None):
-            raise ValueError('"header" is used with "by: header" only')
-        if (self.by == "cookie") != (self.cookie is not None):
-            raise ValueError('"cookie" is used with "by: cookie" only')
+        for name, value in (("header", self.header), ("cookie", self.cookie)):
+            if self.by == name and value is None:
+                raise ValueError(f'"by: {name}" requires "{name}"')
+            if self.by != name and value is not None:
+                raise ValueError(f'"{name}" is used with "by: {name}" only')
 
 
 class Balancing(Part, frozen=True):

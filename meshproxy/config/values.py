@@ -301,7 +301,7 @@ def _read_address(value: object) -> Address:
     if not _HOST_NAME.fullmatch(host) or len(host) > 253:
         raise ValueError(expected)
     if ends_in_number(host):
-        raise ValueError(f"resolvers may read {shown(host)} as an IPv4 address: write that, in {shown(value)}")
+        raise ValueError(f"{shown(host)} ends in a number: write the IPv4 address or a host name, in {shown(value)}")
     return Address(host, int(port))
 
 

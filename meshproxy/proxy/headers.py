@@ -225,5 +225,6 @@ def identity_headers(caller: Caller) -> Headers:
     return tuple(headers)
 
 
-_PRINTABLE = "!#$&'()*+,/:;=?@[] |"
-"""Left as they are in a subject; `%`, controls and everything beyond ASCII are percent-encoded."""
+_PRINTABLE = "!#$&'()*+,/:;=?@[]|"
+"""Left as they are in a subject; `%`, controls and everything beyond ASCII are percent-encoded, and spaces: a server
+strips those around a value, and would take one subject for another."""

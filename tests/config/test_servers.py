@@ -68,6 +68,15 @@ def test_what_a_struct_knows_to_be_wrong(kind: type[Any], given: dict[str, Any])
         msgspec.convert(given, kind)
 
 
+@pytest.mark.parametrize("name", ["header", "cookie"])
+def test_a_key_says_which_part_is_missing_or_too_much(name: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=f'"by: {name}" requires "{name}"'):
+        msgspec.convert({"by": name}, servers.Key)
+    given = {"header": "x-user", "cookie": {"name": "s"}}[name]
+    with pytest.raises(msgspec.ValidationError, match=f'"{name}" is used with "by: {name}" only'):
+        msgspec.convert({"by": "caller", name: given}, servers.Key)
+
+
 @pytest.mark.parametrize(
     ("kind", "given"),
     [

@@ -125,9 +125,9 @@ def test_the_verified_caller_is_told_and_cannot_break_out_of_its_headers() -> No
     workload = Workload("spiffe://dev.example/ns/a/sa/b", "dev.example", "a", "b", 2e9)
     assert identity_headers(ANONYMOUS) == ()
     assert identity_headers(Caller(workload, None)) == ((b"x-meshproxy-caller", b"spiffe://dev.example/ns/a/sa/b"),)
-    assert identity_headers(Caller(None, Token("corp", "a b%\r\nx: é", {}, 2e9))) == (
+    assert identity_headers(Caller(None, Token("corp", " a b%\r\nx: é", {}, 2e9))) == (
         (b"x-meshproxy-issuer", b"corp"),
-        (b"x-meshproxy-subject", b"a b%25%0D%0Ax: %C3%A9"),
+        (b"x-meshproxy-subject", b"%20a%20b%25%0D%0Ax:%20%C3%A9"),
     )
 
 
