@@ -91,6 +91,9 @@ class Wire:
     def set_write_buffer_limits(self, high: int) -> None:
         pass
 
+    def get_extra_info(self, name: str) -> None:
+        return None
+
 
 class Unwatched:
     def circuit(self, *what: Any) -> None: ...

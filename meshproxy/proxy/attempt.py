@@ -272,6 +272,11 @@ class Attempt:
         except Exception as error:
             self.crashed(error)
 
+    @property
+    def passes_on(self) -> bool:
+        """Nobody looks at what comes of the answer, or keeps it (`h1.H1Driver`)."""
+        return self.state is ANSWERING and getattr(self._sink, "passes_answer_on", False)
+
     def data_received(self, data: bytes, flow: int, end: bool) -> None:
         """A piece of the answer's body came."""
         try:  # as `guarded`

@@ -27,6 +27,7 @@ from meshproxy.proxy.guard import guarded
 from meshproxy.proxy.headers import REFUSAL_HEADER
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.cors import share
+from meshproxy.transport.h1 import H1Server
 
 if TYPE_CHECKING:
     import asyncio
@@ -202,6 +203,11 @@ class ClientSide(LiveExchange):
         self.status = status
         self.stream.send_response(status, headers, end=True)
         self.finish()
+
+    @property
+    def passes_answer_on(self) -> bool:
+        """Nobody looks at what comes of the answer, or keeps it (`Attempt.passes_on`)."""
+        return self.mirrored is None and self.version_reader is None and isinstance(self.stream, H1Server)
 
     def send_body(self, data: bytes, flow: int, end: bool) -> bool:
         """Send a piece of the body. False: the client does not read it now; `resume` will be called.

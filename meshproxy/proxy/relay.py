@@ -75,6 +75,19 @@ class Relay(Request):
 
     # The request's body (stream.RequestSink)
 
+    @property
+    def passes_on(self) -> bool:
+        """Nobody looks at what comes of the body, or keeps it (`h1.H1Driver`)."""
+        retries = self._retries
+        return (
+            self._scan is None
+            and self._actions is None
+            and self._held is None
+            and self._unread is None
+            and retries is not None
+            and retries.passes_on
+        )
+
     def data_received(self, data: bytes, flow: int, end: bool) -> None:
         self.bytes_received += len(data)
         self.request_ended = end

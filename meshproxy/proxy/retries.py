@@ -21,6 +21,7 @@ from meshproxy.proxy.server_timing import server_timing
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.failure import Failure
 from meshproxy.routing.retry import Skip
+from meshproxy.transport.h1 import H1Client
 from meshproxy.upstream.cluster import NoEndpoint
 
 if TYPE_CHECKING:
@@ -170,6 +171,11 @@ class Retries:
             self.send(body, True)
 
     # The request (what the body goes through)
+
+    @property
+    def passes_on(self) -> bool:
+        """What is sent is not kept, and may be a view."""
+        return self._replay is None and isinstance(self.upstream, H1Client)
 
     def send(self, data: bytes, end: bool) -> bool:
         """Send a piece of the body, and keep it for another attempt. Returns as `stream.Stream.send_data`."""

@@ -35,6 +35,10 @@ READ_BYTES = 98_304
 KiB, from which malloc maps pages for each piece until its threshold has adapted."""
 LARGE_READ = 16_384
 """The output of a read of this size is written at once: batched any further, it would be copied and fill memory."""
+BODY_BYTES = 262_144
+"""The size of a read within the body of a request that is passed on as it is (`BodyBuffer`). uvloop reads as much of
+TLS at once, and decrypts all of it in one turn of the loop then: in two or three otherwise, pausing the socket
+meanwhile. Of an answer it is `READ_BYTES`: TLS keeps memory for each connection for the largest write."""
 EVERYTHING = sys.maxsize
 UNREAD = 65_536
 """Bytes that TLS may buffer while reading is paused."""
@@ -82,6 +86,7 @@ class ConnectionContext:
     """What all connections of a process share."""
 
     __slots__ = (
+        "answers",
         "buffer",
         "h2_statistics",
         "limits",
@@ -93,6 +98,7 @@ class ConnectionContext:
         "overload",
         "reaper",
         "remembers_heads",
+        "requests",
         "times",
         "turns",
         "write_bytes",
@@ -130,6 +136,36 @@ class ConnectionContext:
         self.overload = Overload(loop, self.turns, self.h2_statistics, on_limit)
         self.buffer = memoryview(bytearray(READ_BYTES))
         """The receive buffer of all connections: the data is copied out before the next read."""
+        self.requests = BodyBuffer(BODY_BYTES)
+        self.answers = BodyBuffer(READ_BYTES)
+
+
+class BodyBuffer:
+    """Where connections read bodies that nobody looks at. What was read is passed on as a view. A socket that accepts
+    all of it, which is the rule, does so before the next read; while a view is left, the next read gets another buffer,
+    and this one goes with its last view."""
+
+    __slots__ = ("_buffer", "least", "size")
+
+    def __init__(self, size: int) -> None:
+        self._buffer = bytearray(size)
+        self.size = size
+        self.least = size // 2
+        """Bytes from which a read is passed on as a view: what waits for a socket holds twice its size at most."""
+
+    def take(self) -> memoryview:
+        """A buffer of which there are no views."""
+        try:
+            self._buffer.pop()  # refused while there is a view: its size is fixed then
+        except BufferError:
+            self._buffer = bytearray(self.size)
+        else:
+            self._buffer.append(0)
+        return memoryview(self._buffer)
+
+    def read(self, size: int) -> memoryview:
+        """The first `size` bytes of the buffer that was taken last."""
+        return memoryview(self._buffer)[:size]
 
 
 def keep_alive(sock: socket.socket, idle: int = 10, interval: int = 5) -> None:
@@ -419,7 +455,8 @@ class Connection(Reading):
             gathered.clear()
             return
         self._gathered = []
-        self.transport.write(b"".join(gathered))  # a single element is not copied
+        # A single piece is not copied; of a view, `join` alone would make bytes.
+        self.transport.write(b"".join(gathered) if gathered[1:] else gathered[0])
 
     def close(self) -> None:
         """Flush, then close. The transport sends what it has buffered first, as long as the peer reads some of it in

@@ -10,7 +10,13 @@ from meshproxy.codec.events import Data, Failed, Headers, Rejected, RequestHead,
 from meshproxy.codec.h1.connection import H1Connection
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.role import Role
-from meshproxy.transport.connection import Connection, ConnectionContext, has_unread, read_rest, unheard
+from meshproxy.transport.connection import (
+    Connection,
+    ConnectionContext,
+    has_unread,
+    read_rest,
+    unheard,
+)
 from meshproxy.transport.stream import RequestSink, ResponseSink, Sink
 from meshproxy.transport.tls_buffer import give_back
 
@@ -62,7 +68,17 @@ LONG = 16_384
 class H1Driver(Connection, Generic[SinkT]):
     """What both roles have in common: one sink at a time, backpressure by pausing the socket."""
 
-    __slots__ = ("_codec", "_is_reading", "_owed", "_wants_drained", "_window", "ride", "sink")
+    __slots__ = (
+        "_bodies",
+        "_codec",
+        "_is_passing",
+        "_is_reading",
+        "_owed",
+        "_wants_drained",
+        "_window",
+        "ride",
+        "sink",
+    )
 
     def __init__(self, role: Role, shared: ConnectionContext, info: ConnectionInfo) -> None:
         super().__init__(shared, info)
@@ -75,7 +91,25 @@ class H1Driver(Connection, Generic[SinkT]):
         # One read returns up to 96 KiB, so more than this may be received; an HTTP/2 window cannot be exceeded.
         self._window = shared.limits.stream_window // 4
         self._is_reading = True
+        self._is_passing = False
+        """The next read goes to `_bodies`."""
+        self._bodies = shared.requests if role is Role.SERVER else shared.answers
         self._wants_drained = False
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """asyncio: the buffer for the next read; a larger one within a body whose sink has `passes_on`, and it is True:
+        it writes what it gets to another HTTP/1.1 connection, and neither looks at it nor keeps it."""
+        self._is_passing = self._codec.left >= self._bodies.least and getattr(self.sink, "passes_on", False)
+        return self._bodies.take() if self._is_passing else self.shared.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """asyncio: data is in the buffer."""
+        if self._is_passing:
+            view = self._bodies.read(nbytes)
+            is_long = self._bodies.least <= nbytes <= self._codec.left
+            self.data_received(view if is_long else view.tobytes())  # type: ignore[arg-type]
+        else:
+            self.data_received(self.shared.buffer[:nbytes].tobytes())
 
     @property
     def limits(self) -> Limits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,10 +24,13 @@ from meshproxy.proxy.snapshot import BodyLimits
 from meshproxy.proxy.token_places import TokenPlaces
 from meshproxy.refusal import GrpcStatus, Reason, Refusal
 from meshproxy.routing.routes import Route, Routes
+from meshproxy.telemetry.line_writer import LineWriter
 from meshproxy.transport.connect_failures import ConnectError
+from meshproxy.transport.connection import BODY_BYTES, READ_BYTES
 from meshproxy.transport.reaper import PERIOD
 from meshproxy.transport.stream import HeadRefused
 from meshproxy.upstream.pool import PoolFull
+from tests.test_request_budget import Bench, rest
 
 INTERNAL_ERROR, CANCEL = 0x2, 0x8
 
@@ -1066,3 +1070,61 @@ class TestReadInSlices:
         client, _ = self.send(world, wire, b"open", 3)
         world.wait(100)
         assert client.heads == []
+
+
+class TestLongBodies:
+    """What of them is written as it was read (`h1.H1Driver.get_buffer`)."""
+
+    BODY = b"".join(b"%7d\n" % number for number in range(1 << 17))  # 1 MiB
+
+    def read(self, connection: Any, head: bytes) -> None:
+        """A message, in reads as large as they may be. All that is written waits for a socket."""
+        data = head % len(self.BODY) + self.BODY
+        while data:
+            buffer = connection.get_buffer(-1)
+            size = min(len(buffer), len(data))
+            buffer[:size] = data[:size]
+            connection.buffer_updated(size)
+            data = data[size:]
+        connection.shared.outbox.flush()
+
+    def ask(self, tmp_path: Path) -> tuple[Bench, Any, Any]:
+        bench = Bench(LineWriter.file(tmp_path / "log"))
+        server, client = rest(bench)
+        self.read(server, b"POST /v1/models/m:predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n")
+        return bench, server, client
+
+    async def test_both_ways_they_pass_in_views_once_nothing_is_kept(self, tmp_path: Path) -> None:
+        bench, _, client = self.ask(tmp_path)
+        # The first read is of any request, and more than is kept for another attempt.
+        assert [type(data) for data in bench.server_side.written[-4:]] == [memoryview] * 4
+        assert [len(data) for data in bench.server_side.written[-4:-1]] == [BODY_BYTES] * 3
+        assert bench.server_side.take().endswith(b"\r\n\r\n" + self.BODY)
+        self.read(client, b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n")
+        assert [type(data) for data in bench.client_side.written[1:]] == [memoryview] * 10
+        assert bench.client_side.take().endswith(b"\r\n\r\n" + self.BODY)
+
+    async def test_whoever_looks_at_an_answer_gets_bytes(self, tmp_path: Path) -> None:
+        _, server, client = self.ask(tmp_path)
+        seen: list[bytes] = []
+        request: Any = server.sink
+        request.mirrored = SimpleNamespace(take_answer=seen.append, launch=lambda *_: None)
+        self.read(client, b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n")
+        assert {type(piece) for piece in seen} == {bytes}
+        assert b"".join(seen) == self.BODY
+
+    @pytest.mark.parametrize("who", ["_scan", "_actions", "_held", "_unread"])
+    async def test_nothing_is_passed_on_unseen_while_somebody_looks_at_the_request(
+        self, tmp_path: Path, who: str
+    ) -> None:
+        bench = Bench(LineWriter.file(tmp_path / "log"))
+        server, _ = rest(bench)
+        server.data_received(b"POST /v1/models/m:predict HTTP/1.1\r\nhost: x\r\ncontent-length: 999999\r\n\r\n")
+        server.data_received(self.BODY[:READ_BYTES])
+        request: Any = server.sink
+        assert request.passes_on
+        setattr(request, who, SimpleNamespace())
+        assert not request.passes_on
+        setattr(request, who, None)
+        request._retries._replay = []
+        assert not request.passes_on

@@ -12,6 +12,7 @@ import pytest
 from meshproxy.transport.connection import (
     LARGE_READ,
     TCP_STATE,
+    BodyBuffer,
     Connection,
     ConnectionContext,
     Times,
@@ -298,3 +299,30 @@ def test_nobody_can_tell_of_a_unix_socket() -> None:
     with ours, theirs:
         assert unheard(SimpleNamespace(get_extra_info=lambda name: ours)) == 0.0  # type: ignore[arg-type]
     assert unheard(SimpleNamespace(get_extra_info=lambda name: None)) == 0.0  # type: ignore[arg-type]
+
+
+class TestBodyBuffer:
+    def test_what_was_written_at_once_leaves_the_buffer_to_the_next_read(self) -> None:
+        bodies = BodyBuffer(8)
+        bodies.take()[:3] = b"abc"
+        assert bodies.read(3) == b"abc"
+        bodies.take()
+        assert bodies.read(3) == b"abc"
+
+    def test_what_waits_for_a_socket_is_never_overwritten(self) -> None:
+        bodies = BodyBuffer(8)
+        waiting = []
+        for number in range(3):
+            bodies.take()[:4] = b"%4d" % number
+            waiting.append(bodies.read(4)[1:][-1:])  # a part of a view holds as much
+        bodies.take()[:4] = b"next"
+        assert waiting == [b"0", b"1", b"2"]
+        assert bodies.read(4) == b"next"
+
+    def test_its_size_stays(self) -> None:
+        bodies = BodyBuffer(8)
+        views = []
+        for number in range(6):
+            assert len(bodies.take()) == 8
+            if number % 2:
+                views.append(bodies.read(4))

@@ -17,7 +17,7 @@ from meshproxy.codec.events import RequestHead
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
 from meshproxy.transport import h1
-from meshproxy.transport.connection import READ_BYTES, ConnectionContext, Times
+from meshproxy.transport.connection import BODY_BYTES, READ_BYTES, ConnectionContext, Times
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h1 import LONG, H1Client, H1Server, ServerState
 from meshproxy.transport.outbox import Outbox
@@ -38,6 +38,83 @@ def server(shared: ConnectionContext, info: ConnectionInfo, served: Any, transpo
 def respond(request: Any, body: bytes = b"hi") -> None:
     request.stream.send_response(200, (), end=False, length=len(body))
     request.stream.send_data(body, end=True)
+
+
+VIEWED = BODY_BYTES // 2
+
+
+def read(connection: Any, data: bytes) -> int:
+    """As asyncio does. Returns the size of the buffer."""
+    buffer = connection.get_buffer(-1)
+    buffer[: len(data)] = data
+    connection.buffer_updated(len(data))
+    return len(buffer)
+
+
+class Passing:
+    """A sink that keeps what it gets, and passes for one that does not."""
+
+    passes_on = True
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+
+    def data_received(self, data: bytes, flow: int, end: bool) -> None:
+        self.pieces.append(data)
+
+    def reset_received(self, code: int, reason: str) -> None: ...
+
+
+class TestViews:
+    """What is read of bodies that nobody looks at."""
+
+    LONG_POST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+
+    def test_a_body_that_is_passed_on_is_read_without_a_copy(self, server: H1Server, served: Any) -> None:
+        assert read(server, self.LONG_POST % (3 * VIEWED)) == READ_BYTES
+        sink: Any = Passing()
+        server.sink = sink
+        for piece in (b"a", b"b", b"c"):
+            assert read(server, piece * VIEWED) == BODY_BYTES
+        assert [type(piece) for piece in sink.pieces] == [memoryview] * 3
+        assert b"".join(sink.pieces) == b"a" * VIEWED + b"b" * VIEWED + b"c" * VIEWED
+
+    def test_short_reads_are_copied_since_a_view_holds_the_whole_buffer(self, server: H1Server, served: Any) -> None:
+        read(server, self.LONG_POST % (3 * VIEWED))
+        sink: Any = Passing()
+        server.sink = sink
+        assert read(server, b"a" * (VIEWED - 1)) == BODY_BYTES
+        assert [type(piece) for piece in sink.pieces] == [bytes]
+
+    def test_so_is_what_the_next_request_is_in(self, server: H1Server, served: Any) -> None:
+        read(server, self.LONG_POST % VIEWED)
+        sink: Any = Passing()
+        server.sink = sink
+        read(server, b"a" * VIEWED + GET)
+        assert sink.pieces == [b"a" * VIEWED]
+        assert type(sink.pieces[0]) is bytes
+
+    @pytest.mark.parametrize("size", [2 * VIEWED, VIEWED - 1])
+    def test_other_sinks_and_short_bodies_get_bytes(self, server: H1Server, served: Any, size: int) -> None:
+        read(server, self.LONG_POST % size)
+        if size < VIEWED:
+            server.sink = Passing()  # type: ignore[assignment]
+        assert read(server, b"a" * 100) == READ_BYTES
+        body = served.requests[0].body if size >= VIEWED else server.sink.pieces[0]  # type: ignore[union-attr]
+        assert (type(body), body) == (bytes, b"a" * 100)
+
+    def test_a_read_that_found_nothing_leaves_no_trace(self, server: H1Server, served: Any) -> None:
+        read(server, self.LONG_POST % (2 * VIEWED))
+        request, server.sink = server.sink, Passing()  # type: ignore[assignment]
+        server.get_buffer(-1)
+        server.sink = request
+        assert read(server, b"a" * READ_BYTES) == READ_BYTES
+        assert served.requests[0].body == b"a" * READ_BYTES
+
+    def test_a_chunked_body_gets_bytes(self, server: H1Server, served: Any) -> None:
+        read(server, b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n20000\r\n")
+        server.sink = Passing()  # type: ignore[assignment]
+        assert read(server, b"a" * READ_BYTES) == READ_BYTES
 
 
 class TestServer:

@@ -111,8 +111,6 @@ async def main(kind: str, frame_bytes: int, rounds: int) -> None:
         spent, calls, steps = [], 0, 0
         for number in range(rounds + 1):
             bench = Bench(sink)
-            for wire in (bench.client_side, bench.server_side):
-                wire.get_extra_info = lambda name: None  # type: ignore[attr-defined]
             if number == rounds:
                 with Counter() as counter:
                     _, steps = rest_round(bench) if kind == "rest" else grpc_round(bench, frame_bytes)

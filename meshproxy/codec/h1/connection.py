@@ -45,7 +45,6 @@ class H1Connection:
         "_has_skipped_blank",
         "_interim",
         "_is_server",
-        "_left",
         "_method",
         "_ours",
         "_partial",
@@ -57,6 +56,7 @@ class H1Connection:
         "_waits_for_continue",
         "_writer",
         "held",
+        "left",
         "limits",
         "must_close",
         "number",
@@ -88,8 +88,8 @@ class H1Connection:
         self._has_skipped_blank = False
         self._checked = 0
         """Bytes of an incomplete head that have been checked."""
-        self._left = 0
-        """Bytes left of a body with a content-length (RFC 9112 section 6.2); 0 for another framing."""
+        self.left = 0
+        """Bytes to come of a body with a content-length (RFC 9112 section 6.2); 0 for another framing."""
         self._reader: BodyReader | None = None
         """Reads a body with another framing."""
         self._writer: BodyWriter = NOTHING
@@ -318,7 +318,7 @@ class H1Connection:
         if chunked:
             self._reader = ChunkedReader(self.limits)
         elif length:
-            self._left = length
+            self.left = length
         else:
             self._theirs = DONE
         is_end = self._theirs is DONE
@@ -379,7 +379,7 @@ class H1Connection:
             self._reader = EofReader(self.limits)
             self.must_close = True
         elif length:
-            self._left = length
+            self.left = length
         else:
             self._theirs = DONE
         is_end = self._theirs is DONE
@@ -389,15 +389,15 @@ class H1Connection:
 
     def _receive_body(self, data: bytes, at: int, events: list[Event]) -> int:
         self._waits_for_continue = False
-        left = self._left
+        left = self.left
         if left:
             stop = at + left
             available = len(data) - at
             if available < left:
-                self._left = left - available
+                self.left = left - available
                 events.append(Data(self.number, data[at:], available, False))
                 return at + available
-            self._left = 0
+            self.left = 0
             self._theirs = DONE
             events.append(Data(self.number, data[at:stop], left, True))
             if self._ours is DONE:
@@ -466,7 +466,7 @@ class H1Connection:
         self._theirs = BROKEN
         self.must_close = True
         self._partial = b""
-        self._left = 0
+        self.left = 0
         self._reader = None
         events.append(Rejected(self.number, problem.status, problem.reason, problem.limit))
 
@@ -478,7 +478,7 @@ class H1Connection:
             self._ours = BROKEN
         self.must_close = True
         self._partial = b""
-        self._left = 0
+        self.left = 0
         self._reader = None
         events.append(Failed(code, reason, limit, by_peer))
 
