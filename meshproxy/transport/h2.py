@@ -172,8 +172,28 @@ class H2Driver(Connection, Generic[StreamT]):
 
     # Received from the peer
 
+    def data_received(self, data: bytes) -> None:
+        """As the base. Most reads are one small message or a few: they come here in one step."""
+        codec = self.codec
+        is_much = len(data) >= MUCH or codec.has_more
+        if is_much:
+            super().data_received(data)
+        elif not self.is_closing:
+            shared = self.shared
+            self.last_read = now = shared.loop.time()
+            if codec.joins:
+                self.dispatch_whole(codec.receive(data, now))
+            else:
+                self._dispatch(codec.receive(data, now))
+            if codec.out and not self.is_dirty:
+                self.touch()
+            if codec.has_more:
+                shared.turns.add(self._take_turn)
+            if shared.outbox.room <= 0:
+                shared.outbox.flush()
+
     def receive(self, data: bytes) -> None:
-        """Dispatch the events of `data` to the streams."""
+        """Dispatch the events of a large read, or of what is left of one, to the streams."""
         if self.is_closing:
             return
         self.last_read = now = self.shared.loop.time()
@@ -184,16 +204,14 @@ class H2Driver(Connection, Generic[StreamT]):
             if codec.pending > MOST_PENDING:
                 self.transport.pause_reading()
             return
-        is_much = len(data) >= MUCH or codec.has_more
-        began = thread_time() if is_much else 0.0
+        began = thread_time()
         if codec.joins:
             self.dispatch_whole(codec.receive(data, now))
         else:
             self._dispatch(codec.receive(data, now))
         if codec.out:
             self.touch()
-        if is_much:
-            self._weigh(thread_time() - began)
+        self._weigh(thread_time() - began)
         if codec.has_more:
             if data and codec.pending > MOST_PENDING:
                 self.transport.pause_reading()
@@ -303,16 +321,19 @@ class H2Driver(Connection, Generic[StreamT]):
         if self.transport.is_closing():
             return
         codec, most = self.codec, self.shared.write_bytes
-        if codec.is_bulky and most is EVERYTHING and len(codec.out) <= FEW:
-            self.transport.writelines(codec.take_pieces())
-        elif output := codec.take_output():
+        pieces, is_bulky = codec.out, codec.is_bulky
+        if not pieces:
+            return
+        codec.out, codec.is_bulky = [], False  # `take_output`, without its call
+        if is_bulky and most is EVERYTHING and len(pieces) <= FEW:
+            self.transport.writelines(pieces)
+        else:
+            output = b"".join(pieces)
             if most is EVERYTHING or len(output) <= most:
                 self.transport.write(output)
             else:
                 for start in range(0, len(output), most):
                     self.transport.write(output[start : start + most])
-        else:
-            return
         if self.is_paused and self.transport.get_write_buffer_size() > self._most_unread:
             self.shared.on_limit("unread_bytes")
             self.abort()

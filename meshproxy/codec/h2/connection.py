@@ -18,7 +18,6 @@ from meshproxy.codec.events import (
     Event,
     Failed,
     Rejected,
-    RequestHead,
     ResponseHead,
     Trailers,
 )
@@ -143,7 +142,7 @@ class H2Connection(JoinedFrames):
             self._output_bytes = 0
         events: list[Event] = []
         tail = self._tail
-        start = 0
+        start, size = 0, len(data)
         try:
             if (
                 self.joins
@@ -151,10 +150,16 @@ class H2Connection(JoinedFrames):
                 and not self._rest
                 and self._expected == ANY_FRAME
                 and not self._reader.changes_table
+                and size >= FRAME_HEADER_BYTES
             ):
-                start = self._join_first(data, events)
-                if start == len(data):
-                    return events
+                # Most reads of a connection with one call at a time are one whole message and nothing else.
+                word, flags, stream = unpack_header(data)
+                stop = FRAME_HEADER_BYTES + (word >> 8)
+                if flags == END_HEADERS and word & 0xFF == HEADERS and stop <= size and word >> 8 <= self._frame_bytes:
+                    join = self._join_request if self._is_server else self._join_response
+                    start = join(stream, data, FRAME_HEADER_BYTES, stop, size, events)
+                    if start == size:
+                        return events
             if self._preface:
                 data = self._read_preface(data)
             if self._rest:
@@ -297,6 +302,7 @@ class H2Connection(JoinedFrames):
 
     def _close(self) -> None:
         self.is_closed = True
+        self._open_no_more()
         self._streams.clear()
         self._waiting = None
         self._block = None
@@ -497,7 +503,7 @@ class H2Connection(JoinedFrames):
             self.statistics.streams_refused += 1
             raise StreamFault(stream, ErrorCode.REFUSED_STREAM, "too many streams")
         try:
-            method, authority, target, headers, length, expects_continue, trace = self._reader.request(block)
+            head = self._reader.request(stream, end, block)
         except Unacceptable as problem:
             self.statistics.heads_rejected += 1
             self._spend_fields(problem.fields)
@@ -508,20 +514,17 @@ class H2Connection(JoinedFrames):
             return
         if is_self_dependent:
             raise Malformed("a stream depends on itself")
-        if end and length:
+        if end and head.length:
             raise Malformed("a content-length without a body")
         ours = Stream(stream, ENDED if end else BODY, HEAD, self._stream_room, self._peer_window)
-        ours.is_head = method == b"HEAD"
-        ours.to_come = length
+        ours.is_head = head.method == b"HEAD"
+        ours.to_come = head.length
         ours.allowance = limits.body_bytes
         ours.opened = self._now
         self._streams[stream] = ours
         self._explained += 1
         self.statistics.requests += 1
-        shape = self._reader.shape
-        events.append(
-            RequestHead(stream, method, authority, target, headers, end, length, expects_continue, trace, shape)
-        )
+        events.append(head)
 
     def _on_response(self, ours: Stream, end: bool, block: bytes, events: list[Event]) -> None:
         """A head from a server, interim or final. Raises Malformed, Unacceptable."""

@@ -203,7 +203,7 @@ class ControlFrames(WholeMessages):
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "SETTINGS is larger than 16 KiB")
         if is_first:
             self._expected = ANY_FRAME
-            self._peer_streams = frames.MAX_STREAM_ID  # unless changed below
+            self._take_streams(frames.MAX_STREAM_ID)  # unless changed below
         else:
             self._spend_control()
         # Of a repeated parameter the last value applies (section 6.5.3); windows are adjusted once.
@@ -216,7 +216,7 @@ class ControlFrames(WholeMessages):
 
     def _apply(self, values: dict[int, int]) -> None:
         if frames.MAX_CONCURRENT_STREAMS in values:
-            self._peer_streams = values[frames.MAX_CONCURRENT_STREAMS]
+            self._take_streams(values[frames.MAX_CONCURRENT_STREAMS])
         if frames.MAX_FRAME_SIZE in values:
             self._peer_frame_bytes = values[frames.MAX_FRAME_SIZE]
         if frames.MAX_HEADER_LIST_SIZE in values:
@@ -230,6 +230,12 @@ class ControlFrames(WholeMessages):
                 if stream.window > MAX_WINDOW:
                     raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond 2^31 - 1")
             self._has_grown = True
+
+    def _take_streams(self, most: int) -> None:
+        """The peer takes so many at once."""
+        self._peer_streams = most
+        if self._opens:
+            self.most_streams = most
 
     def _acknowledged(self) -> None:
         """The peer has taken up our SETTINGS: what is below the defaults may be insisted on from here."""
@@ -272,6 +278,7 @@ class ControlFrames(WholeMessages):
             # What was above the first number may have been sent elsewhere already.
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "GOAWAY raises the last stream of an earlier one")
         self._peer_last_stream = last
+        self._open_no_more()
         text = data[start + 8 : min(stop, start + 8 + REASON_CHARACTERS)].decode("latin-1")
         reason = "".join([character if " " <= character <= "~" else "?" for character in text])
         if not self._is_server:

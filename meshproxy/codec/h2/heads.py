@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from meshproxy.codec.events import Headers
+from meshproxy.codec.events import Headers, RequestHead
 from meshproxy.codec.grpc import is_grpc
 from meshproxy.codec.h2.fields import (
     BAD_NAME,
@@ -95,7 +95,6 @@ class HeadReader:
         "kept_trailers",
         "remembers",
         "responses",
-        "shape",
     )
 
     def __init__(self, limits: Limits) -> None:
@@ -110,8 +109,6 @@ class HeadReader:
         """By what their fields have in common, whatever the table is."""
         self.changes_table = False
         """The last request did."""
-        self.shape: HeadShape | None = None
-        """Of the request that was read last, if it is kept."""
         self.responses: dict[bytes, ParsedResponse] = {}
         self.kept_trailers: dict[bytes, Headers] = {}
         """By their blocks."""
@@ -132,61 +129,70 @@ class HeadReader:
         self._decoder.rest()
         self.forget()
 
-    def request(self, block: bytes) -> ParsedRequest:
-        """Read the head of a request, and set `shape`. Raises Malformed, Unacceptable, CompressionFault."""
-        head = self.known(block)
+    def request(self, stream: int, end: bool, block: bytes) -> RequestHead:
+        """Read the head of a request on this stream. `end`: it has no body. Raises Malformed, Unacceptable,
+        CompressionFault."""
+        head = self.known(stream, end, block)
         if head is not None:
             return head
-        self.shape = None
         did_change = self.changes_table
         fields, self.changes_table = self._fields(block)
         key, values = split_fields(fields)
         if self.changes_table:
-            return self._read_fields(key, values, fields, len(block), did_change)
+            return self._read_fields(stream, end, block, key, values, fields, did_change)
         parts = split_block(block)
         if len(values) > len(parts) // 3:  # some are in the table
-            return self._read_fields(key, values, fields, len(block), did_change)
+            return self._read_fields(stream, end, block, key, values, fields, did_change)
         # The limit on joined cookies must not depend on the lengths of values.
-        head = read_request(fields, self._limits, sum([len(part) for part in parts[::3]]))
+        parsed = read_request(fields, self._limits, sum([len(part) for part in parts[::3]]))
+        shape: HeadShape | None
         if len(parts) == 1:
-            self.shape = shape = HeadShape(head)
+            shape = HeadShape(parsed)
             self._keep(self._requests, block, shape, len(block), len(fields))
         else:
-            self.shape = found = find_shape(parts, head, fields, self._limits.header_bytes, self._decoder.decode)
-            if found is not None:
-                self._keep(self._shapes, (*parts[::3], *parts[1::3]), found, len(block), len(fields))
-        return head
+            shape = find_shape(parts, parsed, fields, self._limits.header_bytes, self._decoder.decode)
+            if shape is not None:
+                del parts[2::3]
+                self._keep(self._shapes, (*parts,), shape, len(block), len(fields))
+        return _make_head(stream, end, parsed, shape)
 
-    def known(self, block: bytes) -> ParsedRequest | None:
-        """The head of a request that can be read without decoding its block. Sets `shape`. None: there is none."""
+    def known(self, stream: int, end: bool, block: bytes) -> RequestHead | None:
+        """The same, if it can be read without decoding the block. None: it cannot."""
         if self.changes_table:
             return None
-        if self._requests:
-            self.shape = shape = self._requests.get(block)
-            if shape is not None:
-                return shape.parsed
+        if self._requests and (shape := self._requests.get(block)) is not None:
+            return shape.head(stream, end, [])
         parts = split_block(block)
-        self.shape = shape = self._shapes.get((*parts[::3], *parts[1::3]))
-        return shape.read(parts[2::3]) if shape is not None else None
+        values = parts[2::3]
+        del parts[2::3]
+        shape = self._shapes.get((*parts,))
+        return shape.head(stream, end, values) if shape is not None else None
 
     def _read_fields(
-        self, key: FieldKey, values: list[bytes], fields: list[Field], block_bytes: int, is_kept: bool
-    ) -> ParsedRequest:
+        self,
+        stream: int,
+        end: bool,
+        block: bytes,
+        key: FieldKey,
+        values: list[bytes],
+        fields: list[Field],
+        is_kept: bool,
+    ) -> RequestHead:
         """The head of a client that puts fields into the table which differ each time. One head changes the table in
         any case: only others are to be kept."""
-        self.shape = shape = self._field_shapes.get(key)
+        shape = self._field_shapes.get(key)
         if shape is not None:
-            return shape.read(values)
-        head = read_request(fields, self._limits, block_bytes)
+            return shape.head(stream, end, values)
+        parsed = read_request(fields, self._limits, len(block))
         size = _kept_size(sum([size for _, size, _ in fields]), len(fields))
         if is_kept and self.remembers and size <= KEPT_BLOCK_BYTES:
-            self.shape = shape = shape_of_fields(key, values, head, fields)
+            shape = shape_of_fields(key, values, parsed, fields)
             if shape is not None:
                 if len(self._field_shapes) >= KEPT_HEADS or self._field_bytes + size > KEPT_BYTES:
                     self.forget()
                 self._field_bytes += size
                 self._field_shapes[key] = shape
-        return head
+        return _make_head(stream, end, parsed, shape)
 
     def response(self, block: bytes) -> ParsedResponse:
         """Read the head of a response. Raises as `request`."""
@@ -252,6 +258,11 @@ class HeadReader:
             self.forget()
         self._kept_bytes += size
         kept[key] = value
+
+
+def _make_head(stream: int, end: bool, parsed: ParsedRequest, shape: HeadShape | None) -> RequestHead:
+    method, authority, target, headers, length, expects_continue, trace = parsed
+    return RequestHead(stream, method, authority, target, headers, end, length, expects_continue, trace, shape)
 
 
 def _kept_size(size: int, count: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from meshproxy.codec.events import Event, Headers, RequestHead, WholeRequest, WholeResponse
+from meshproxy.codec.events import Event, Headers, WholeRequest, WholeResponse
 from meshproxy.codec.grpc import is_grpc
 from meshproxy.codec.h2.budgets import Statistics
 from meshproxy.codec.h2.control import ControlFrames
@@ -62,20 +62,6 @@ class JoinedFrames(ControlFrames):
         self.gate: Gate | None = None
         """Asked about each whole request, as server: those that it does not admit are no events."""
 
-    def _join_first(self, data: bytes, events: list[Event]) -> int:
-        """A whole message that a read begins with, before which nothing is left: most reads of a connection with one
-        call at a time are that and nothing else. Returns where what follows begins."""
-        size = len(data)
-        if size < FRAME_HEADER_BYTES:
-            return NOTHING
-        word, flags, stream = unpack_header(data)
-        stop = FRAME_HEADER_BYTES + (word >> 8)
-        if flags != END_HEADERS or word & 0xFF != HEADERS or stop > size or word >> 8 > self._limits.frame_bytes:
-            return NOTHING
-        if self._is_server:
-            return self._join_request(stream, data, FRAME_HEADER_BYTES, stop, size, events)
-        return self._join_response(stream, data, FRAME_HEADER_BYTES, stop, size, events)
-
     def _join_request(self, number: int, data: bytes, start: int, stop: int, size: int, events: list[Event]) -> int:
         """As server: a request, HEADERS and DATA. `size`: of `data`."""
         if size - stop < FRAME_HEADER_BYTES:
@@ -101,24 +87,23 @@ class JoinedFrames(ControlFrames):
             or len(streams) >= limits.streams
         ):
             return NOTHING
-        head = self._reader.known(data[start:stop])
+        head = self._reader.known(number, False, data[start:stop])
         if head is None:
             return NOTHING
-        method, authority, target, headers, length, expects_continue, trace = head
+        length = head.length
         if length is not None and length != flow:
             return NOTHING
         gate = self.gate
         if gate is not None and gate.is_shedding and not gate.admits():
-            self._refuse_whole(number, headers, flow, gate.responses)
+            self._refuse_whole(number, head.headers, flow, gate.responses)
             return end
         history.last = number
         self._room -= flow
         ours = streams[number] = Stream(number, ENDED, HEAD, self._stream_room - flow, self._peer_window)
-        ours.is_head = method == b"HEAD"
+        ours.is_head = head.method == b"HEAD"
         ours.opened = self._now
-        ours.allowance = most
         if length is not None:
-            ours.to_come = 0
+            ours.to_come, ours.allowance = 0, most
         elif most is not None:
             ours.allowance = most - flow
         counts = self.frames_received
@@ -127,9 +112,7 @@ class JoinedFrames(ControlFrames):
         self._explained += 2
         self._empty_frames = 0
         self.statistics.requests += 1
-        shape = self._reader.shape
-        request = RequestHead(number, method, authority, target, headers, False, length, expects_continue, trace, shape)
-        events.append(WholeRequest(request, data[begin:end], flow))
+        events.append(WholeRequest(head, data[begin:end], flow))
         return end
 
     def _refuse_whole(self, number: int, headers: Headers, flow: int, responses: tuple[Headers, Headers]) -> None:
@@ -154,7 +137,7 @@ class JoinedFrames(ControlFrames):
             self._extend_window()
 
     def _join_response(self, number: int, data: bytes, start: int, stop: int, size: int, events: list[Event]) -> int:
-        """As client: a response, HEADERS, DATA and trailers, to a request that has been sent."""
+        """As client: a response of gRPC, HEADERS, DATA and trailers, to a request that has been sent."""
         ours = self._streams.get(number)
         if (
             ours is None
@@ -183,9 +166,7 @@ class JoinedFrames(ControlFrames):
             or flow > ours.room
             or limits.body_bytes is not None
             or (length is not None and length != flow)
-            or status < 200
-            or status == 204
-            or status == 304
+            or status != 200
         ):
             return NOTHING
         word, flags, stream = unpack_header(data, end)

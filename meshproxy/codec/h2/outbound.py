@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container
+from collections.abc import Collection
 
 from meshproxy.codec.events import Event, Headers, Writable
 from meshproxy.codec.h2 import frames
@@ -38,6 +38,7 @@ class OutboundFrames:
         "_is_server",
         "_limits",
         "_next_stream",
+        "_opens",
         "_output_bytes",
         "_owed",
         "_peer_frame_bytes",
@@ -54,6 +55,7 @@ class OutboundFrames:
         "is_bulky",
         "is_closed",
         "live",
+        "most_streams",
         "out",
         "statistics",
     )
@@ -64,9 +66,9 @@ class OutboundFrames:
         """A member of an enumeration takes 0.1 us to look up on CPython 3.11."""
         self._limits = limits
         self.out: list[bytes | memoryview] = []
-        """Frames waiting to be written, in order."""
+        """Frames waiting to be written, in order. Whoever writes them leaves another list."""
         self.is_bulky = False
-        """One of them is larger than `BULK`."""
+        """One of them is larger than `BULK`. Reset with `out`."""
         self._output_bytes = 0
         """How many of them answer control frames of the peer."""
         self.statistics = statistics if statistics is not None else Statistics()
@@ -77,11 +79,15 @@ class OutboundFrames:
         self._encoder = Encoder()
         # Streams.
         self._streams: dict[int, Stream] = {}
-        self.live: Container[int] = self._streams
+        self.live: Collection[int] = self._streams
         """The ids of the streams that are open after the last read, also of those that its events are yet to open."""
         self._history = History()
         self._next_stream = 1
         self._peer_streams = UNTOLD_STREAMS
+        self._opens = not self._is_server
+        """Streams may still be opened, as far as the peer takes any."""
+        self.most_streams = UNTOLD_STREAMS if self._opens else 0
+        """How many streams that we have opened may be open at once; 0 for good once none may be opened any more."""
         self._peer_last_stream: int | None = None
         """From the peer's GOAWAY."""
         self._final_stream: int | None = None
@@ -112,14 +118,7 @@ class OutboundFrames:
     @property
     def can_open(self) -> bool:
         """`send_request` may be called: the peer takes another stream."""
-        return (
-            not self._is_server
-            and not self.is_closed
-            and self._peer_last_stream is None
-            and self._final_stream is None
-            and len(self._streams) < self._peer_streams
-            and self._next_stream <= frames.MAX_STREAM_ID
-        )
+        return len(self._streams) < self.most_streams
 
     @property
     def is_barren(self) -> bool:
@@ -133,13 +132,6 @@ class OutboundFrames:
         self._output_bytes = 0
         self.is_bulky = False
         return output
-
-    def take_pieces(self) -> list[bytes | memoryview]:
-        """The same, not joined."""
-        pieces, self.out = self.out, []
-        self._output_bytes = 0
-        self.is_bulky = False
-        return pieces
 
     # Commands: messages
 
@@ -175,6 +167,8 @@ class OutboundFrames:
         block = self._encoder.request(method, scheme, authority, target, headers, length, trace)
         number = self._next_stream
         self._next_stream += 2
+        if number == frames.MAX_STREAM_ID:
+            self._open_no_more()
         self._history.last = number
         stream = Stream(number, HEAD, ENDED if end else BODY, self._stream_room, self._peer_window)
         stream.is_head = method == b"HEAD"
@@ -352,6 +346,7 @@ class OutboundFrames:
             return
         if self._final_stream is None:
             self._final_stream = self._last_of_peer
+            self._open_no_more()
         self.out.append(frames.goaway(self._final_stream, code, reason))
 
     # Shared with the receiving half
@@ -360,6 +355,11 @@ class OutboundFrames:
     def _last_of_peer(self) -> int:
         """The highest stream that the peer has opened."""
         return self._history.last if self._is_server else 0
+
+    def _open_no_more(self) -> None:
+        """The connection is on its way to its end, or its ids are used up."""
+        self._opens = False
+        self.most_streams = 0
 
     def return_credit(self, size: int) -> None:
         """`credit`, for a stream that has ended: extend the connection's window, in steps of half of it."""

@@ -6,7 +6,14 @@ Each command comes to the same frames and the same state as the ordinary ones in
 from __future__ import annotations
 
 from meshproxy.codec.h2.encoder import Encoder
-from meshproxy.codec.h2.frames import END_HEADERS, END_STREAM, HEADERS, pack_three_headers, pack_two_headers
+from meshproxy.codec.h2.frames import (
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    MAX_STREAM_ID,
+    pack_three_headers,
+    pack_two_headers,
+)
 from meshproxy.codec.h2.outbound import EXPLAINING_BYTES, OutboundFrames
 from meshproxy.codec.h2.stream import ENDED, HEAD, Stream
 
@@ -61,6 +68,8 @@ class WholeMessages(OutboundFrames):
         """
         number = self._next_stream
         self._next_stream = number + 2
+        if number == MAX_STREAM_ID:
+            self._open_no_more()
         self._history.last = number
         stream = self._streams[number] = Stream(number, HEAD, ENDED, self._stream_room, self._peer_window)
         stream.window -= length

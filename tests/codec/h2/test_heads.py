@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshproxy.codec.events import RequestHead
 from meshproxy.codec.h2.heads import (
     KEPT_BLOCK_BYTES,
     KEPT_BYTES,
@@ -16,7 +17,6 @@ from meshproxy.codec.h2.heads import (
     HeadReader,
 )
 from meshproxy.codec.h2.hpack import CompressionFault
-from meshproxy.codec.h2.shape import ParsedRequest
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.problem import Malformed, Unacceptable
 
@@ -34,19 +34,18 @@ def encode(fields: Pairs) -> bytes:
     return hpack.Encoder().encode([(name, value, True) for name, value in fields], huffman=False)
 
 
-def request(fields: Pairs, limits: Limits | None = None) -> ParsedRequest:
-    return HeadReader(limits or Limits()).request(encode(fields))
+def request(fields: Pairs, limits: Limits | None = None) -> RequestHead:
+    return HeadReader(limits or Limits()).request(1, False, encode(fields))
 
 
 def test_a_plain_request() -> None:
-    assert request([*HEAD, (b"accept", b"a"), (b"x", b""), (b"accept", b"b")]) == ParsedRequest(
+    assert request([*HEAD, (b"accept", b"a"), (b"x", b""), (b"accept", b"b")]) == RequestHead(
+        1,
         b"POST",
         b"model.example:8501",
         b"/v1/models/m:predict",
         ((b"accept", b"a"), (b"x", b""), (b"accept", b"b")),
-        None,
-        False,
-        None,
+        end=False,
     )
 
 
@@ -120,13 +119,13 @@ def test_crumbs_do_not_grow_out_of_nothing() -> None:
     reader = HeadReader(Limits())
     encoder = hpack.Encoder()
     crumb = (b"cookie", b"c" * 3_900)
-    assert reader.request(encoder.encode([*HEAD, crumb])).headers == (crumb,)
+    assert reader.request(1, False, encoder.encode([*HEAD, crumb])).headers == (crumb,)
     with pytest.raises(Unacceptable) as raised:
-        reader.request(encoder.encode([*HEAD, *[crumb] * 15]))
+        reader.request(1, False, encoder.encode([*HEAD, *[crumb] * 15]))
     assert (raised.value.status, raised.value.limit) == (431, "header_bytes")
     # What was really sent is joined, however large.
     crumbs = [(b"cookie", b"%d=" % number + b"x" * 3_000) for number in range(15)]
-    assert reader.request(encode([*HEAD, *crumbs])).headers == (
+    assert reader.request(1, False, encode([*HEAD, *crumbs])).headers == (
         (b"cookie", b"; ".join([value for _, value in crumbs])),
     )
 
@@ -194,7 +193,7 @@ def test_white_space_around_a_value_is_stripped_and_counted() -> None:
     for _ in range(3):  # from the block, then from the table, which both ends evict alike
         for padding in (b"", b" " * 1_500, b"\t" * 1_000):
             block = encoder.encode([*HEAD, (b"x-a", b"v" + padding), (b"x-b", padding + b"v")])
-            assert reader.request(block).headers == ((b"x-a", b"v"), (b"x-b", b"v"))
+            assert reader.request(1, False, block).headers == ((b"x-a", b"v"), (b"x-b", b"v"))
 
 
 def test_a_response_may_have_names_like_framing_fields() -> None:
@@ -300,25 +299,25 @@ def test_a_repeated_head_is_shared_until_the_table_changes() -> None:
     encoder = hpack.Encoder()
     reader = HeadReader(Limits())
     fields = [*HEAD, (b"user-agent", b"grpc")]
-    first = reader.request(encoder.encode(fields))  # inserts
+    first = reader.request(1, False, encoder.encode(fields))  # inserts
     block = encoder.encode(fields)  # indices only
-    second = reader.request(block)
+    second = reader.request(1, False, block)
     assert second == first
-    assert reader.request(block) is second
+    assert reader.request(1, False, block).headers is second.headers
     # The same octets mean something else once an entry has been inserted before them.
     moved = encoder.encode([*HEAD, (b"user-agent", b"other")])
-    assert reader.request(moved).headers == ((b"user-agent", b"other"),)
-    assert reader.request(encoder.encode(fields)) == first
+    assert reader.request(1, False, moved).headers == ((b"user-agent", b"other"),)
+    assert reader.request(1, False, encoder.encode(fields)) == first
     with pytest.raises(Malformed):
-        reader.request(block)
+        reader.request(1, False, block)
 
 
 def test_nothing_is_kept_of_a_peer_that_does_not_repeat_itself() -> None:
     encoder, reader = hpack.Encoder(), HeadReader(Limits())
     reader.remembers = False
-    reader.request(encoder.encode(HEAD))
+    reader.request(1, False, encoder.encode(HEAD))
     block = encoder.encode(HEAD)
-    assert reader.request(block) == reader.request(block)
+    assert reader.request(1, False, block) == reader.request(1, False, block)
     assert reader._requests == {}
 
 
@@ -338,7 +337,7 @@ def test_kept_responses_and_trailers_are_forgotten_as_well() -> None:
 def test_a_kept_head_does_not_pass_for_trailers_or_a_response() -> None:
     reader = HeadReader(Limits())
     block = encode(HEAD)
-    reader.request(block)
+    reader.request(1, False, block)
     with pytest.raises(Malformed):
         reader.trailers(block)
     with pytest.raises(Malformed):
@@ -348,31 +347,31 @@ def test_a_kept_head_does_not_pass_for_trailers_or_a_response() -> None:
 def test_a_skipped_block_changes_the_table() -> None:
     encoder = hpack.Encoder()
     reader = HeadReader(Limits())
-    reader.request(encoder.encode(HEAD))
+    reader.request(1, False, encoder.encode(HEAD))
     block = encoder.encode(HEAD)
-    assert reader.request(block).target == PATH[1]
+    assert reader.request(1, False, block).target == PATH[1]
     reader.skip(encoder.encode([(b"new", b"entry")]))
-    assert reader.request(encoder.encode(HEAD)).target == PATH[1]
+    assert reader.request(1, False, encoder.encode(HEAD)).target == PATH[1]
     with pytest.raises(Malformed):
-        reader.request(block)
+        reader.request(1, False, block)
 
 
 def test_kept_heads_are_bounded() -> None:
     reader = HeadReader(Limits())
     for number in range(100):
         fields = [*HEAD, (b"x-request-id", b"%d" % number)]
-        assert reader.request(encode(fields)).headers == ((b"x-request-id", b"%d" % number),)
+        assert reader.request(1, False, encode(fields)).headers == ((b"x-request-id", b"%d" % number),)
     assert len(reader._requests) <= 32
 
 
 def test_a_smaller_table_is_insisted_on_even_for_kept_heads() -> None:
     reader = HeadReader(Limits())
     block = encode(HEAD)
-    reader.request(block)
+    reader.request(1, False, block)
     reader.allow_table(0)
     with pytest.raises(CompressionFault):
-        reader.request(block)
-    assert reader.request(b"\x20" + block).target == PATH[1]
+        reader.request(1, False, block)
+    assert reader.request(1, False, b"\x20" + block).target == PATH[1]
 
 
 PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -388,9 +387,9 @@ def traced(fields: list[tuple[bytes, bytes, bool]], value: bytes = PARENT) -> by
 def test_a_head_is_kept_by_what_stands_before_its_trace() -> None:
     reader = HeadReader(Limits())
     fields = [(name, value, True) for name, value in [*HEAD, (b"accept", b"a")]]
-    first = reader.request(traced(fields))
+    first = reader.request(1, False, traced(fields))
     for value in (PARENT, OTHER_PARENT, PARENT):
-        head = reader.request(traced(fields, value))
+        head = reader.request(1, False, traced(fields, value))
         assert head == request([*HEAD, (b"accept", b"a"), (b"traceparent", value)])
         assert head.trace == value
         assert head.headers is first.headers
@@ -404,11 +403,11 @@ def test_a_head_is_kept_by_what_stands_before_its_trace() -> None:
 def test_what_is_no_trace_is_read_like_any_other_field(value: bytes) -> None:
     reader = HeadReader(Limits())
     fields = [(name, content, True) for name, content in HEAD]
-    reader.request(traced(fields))
+    reader.request(1, False, traced(fields))
 
     def outcome(read: HeadReader) -> object:
         try:
-            return read.request(traced(fields, value))
+            return read.request(1, False, traced(fields, value))
         except Malformed as malformed:
             return str(malformed)
 
@@ -423,7 +422,7 @@ def test_the_end_of_another_field_is_no_trace() -> None:
         block = hpack.Encoder().encode([(n, v, True) for n, v in [*HEAD, (name, b"a" + hidden)]], huffman=False)
         assert block.endswith(hidden)
         with pytest.raises(Malformed):  # NUL in a value; but a start that is kept would pass it
-            reader.request(block)
+            reader.request(1, False, block)
     assert reader._shapes == {}
 
 
@@ -436,12 +435,12 @@ def test_the_end_of_a_huffman_string_is_no_trace() -> None:
         value = bytes((octet,)) + tail
         block = start + b"\x00\x01x" + bytes((0x80 | len(value),)) + value
         try:
-            head = HeadReader(Limits()).request(block)
+            head = HeadReader(Limits()).request(1, False, block)
         except (Malformed, CompressionFault):
             continue
         found += 1
         reader = HeadReader(Limits())
-        assert reader.request(block) == reader.request(block) == head
+        assert reader.request(1, False, block) == reader.request(1, False, block) == head
         assert head.trace == PARENT
         assert reader._shapes == {}
     assert found
@@ -452,23 +451,23 @@ def test_a_table_that_changes_forgets_what_stood_before_traces() -> None:
     encoder = hpack.Encoder()
     tail = b"\x00\x0btraceparent\x37"
     first = encoder.encode([*HEAD, (b"x", b"1")])  # goes into the table
-    assert reader.request(first + tail + PARENT).headers[0] == (b"x", b"1")
+    assert reader.request(1, False, first + tail + PARENT).headers[0] == (b"x", b"1")
     assert reader._shapes == {}, "equal octets mean something else from now on"
     indexed = encoder.encode([*HEAD, (b"x", b"1")])
     for value in (PARENT, OTHER_PARENT):
-        head = reader.request(indexed + tail + value)
+        head = reader.request(1, False, indexed + tail + value)
         assert (head.headers, head.trace) == (((b"x", b"1"),), value)
     assert len(reader._shapes) == 1
-    reader.request(encoder.encode([*HEAD, (b"y", b"2")]))
+    reader.request(1, False, encoder.encode([*HEAD, (b"y", b"2")]))
     assert reader._shapes == {}
 
 
 def test_kept_starts_are_bounded() -> None:
     reader = HeadReader(Limits())
     for number in range(3 * KEPT_HEADS):
-        reader.request(traced([(n, v, True) for n, v in [*HEAD, (b"x", b"%d" % number)]]))
+        reader.request(1, False, traced([(n, v, True) for n, v in [*HEAD, (b"x", b"%d" % number)]]))
         assert len(reader._shapes) <= KEPT_HEADS
-    reader.request(traced([(n, v, True) for n, v in [*HEAD, (b"x", b"a" * KEPT_BLOCK_BYTES)]]))
+    reader.request(1, False, traced([(n, v, True) for n, v in [*HEAD, (b"x", b"a" * KEPT_BLOCK_BYTES)]]))
     assert all(sum(map(len, shape)) <= KEPT_BLOCK_BYTES for shape in reader._shapes)
 
 
@@ -476,10 +475,10 @@ def test_a_trace_counts_against_the_limits() -> None:
     for limits, name in ((Limits(header_count=5), "header_count"), (Limits(header_bytes=260), "header_bytes")):
         reader = HeadReader(limits)
         fields = [(n, v, True) for n, v in [*HEAD, (b"accept", b"a")]]
-        reader.request(hpack.Encoder().encode(fields, huffman=False))
+        reader.request(1, False, hpack.Encoder().encode(fields, huffman=False))
         for value in (PARENT, OTHER_PARENT):
             with pytest.raises(Unacceptable) as raised:
-                reader.request(traced(fields, value))
+                reader.request(1, False, traced(fields, value))
             assert raised.value.limit == name
 
 
@@ -496,7 +495,7 @@ def read_alike(fields: Pairs, ends: list[bytes], indexes: bool) -> None:
 
     def outcome(read: HeadReader, block: bytes) -> object:
         try:
-            return read.request(block)
+            return read.request(1, False, block)
         except (Malformed, Unacceptable) as refused:
             return str(refused)
 
@@ -539,7 +538,7 @@ def test_a_head_is_kept_by_what_stands_before_its_request_id(has_trace: bool) ->
         trace = (b"traceparent", (PARENT, OTHER_PARENT)[number % 2])
         last = [name, trace] if has_trace else [name]
         block = encode([*HEAD, (b"accept", b"a")]) + b"".join(literal(*field) for field in last)
-        assert reader.request(block) == request([*HEAD, (b"accept", b"a"), *last])
+        assert reader.request(1, False, block) == request([*HEAD, (b"accept", b"a"), *last])
     assert len(reader._shapes) == 1
     assert reader._requests == {}
 
@@ -547,11 +546,11 @@ def test_a_head_is_kept_by_what_stands_before_its_request_id(has_trace: bool) ->
 @pytest.mark.parametrize("value", [b"a b", b"a\0", b"", b"a" * 65, b"a\n"])
 def test_what_is_no_usual_request_id_is_read_like_any_other_field(value: bytes) -> None:
     reader = HeadReader(Limits())
-    reader.request(encode(HEAD) + literal(b"x-request-id", b"a"))
+    reader.request(1, False, encode(HEAD) + literal(b"x-request-id", b"a"))
 
     def outcome(read: HeadReader) -> object:
         try:
-            return read.request(encode(HEAD) + literal(b"x-request-id", value))
+            return read.request(1, False, encode(HEAD) + literal(b"x-request-id", value))
         except Malformed as malformed:
             return str(malformed)
 
@@ -565,16 +564,16 @@ def test_the_end_of_another_field_is_no_request_id() -> None:
         block = encode([*HEAD, (name, b"a" + hidden)])
         assert block.endswith(hidden)
         with pytest.raises(Malformed):  # NUL in a value; but a start that is kept would pass it
-            reader.request(block)
+            reader.request(1, False, block)
     assert reader._shapes == {}
 
 
 def test_an_id_that_would_exceed_a_limit_makes_no_other_one_pass() -> None:
     size = sum(len(name) + len(value) + 32 for name, value in [*HEAD, (b"x-request-id", b"a")])
     reader = HeadReader(Limits(header_bytes=size))
-    reader.request(encode(HEAD) + literal(b"x-request-id", b"a"))
+    reader.request(1, False, encode(HEAD) + literal(b"x-request-id", b"a"))
     with pytest.raises(Unacceptable):
-        reader.request(encode(HEAD) + literal(b"x-request-id", b"ab"))
+        reader.request(1, False, encode(HEAD) + literal(b"x-request-id", b"ab"))
 
 
 def test_white_space_around_values_counts_for_the_limit() -> None:
@@ -583,9 +582,9 @@ def test_white_space_around_values_counts_for_the_limit() -> None:
         len(name) + len(value) + 32 for name, value in [*HEAD, (b"p", b" " * 100 + b"x"), (b"x-request-id", b"a")]
     )
     reader = HeadReader(Limits(header_bytes=size))
-    reader.request(start + literal(b"x-request-id", b"a"))
+    reader.request(1, False, start + literal(b"x-request-id", b"a"))
     with pytest.raises(Unacceptable):
-        reader.request(start + literal(b"x-request-id", b"a" * 64))
+        reader.request(1, False, start + literal(b"x-request-id", b"a" * 64))
 
 
 def test_the_length_of_an_id_makes_no_cookies_pass() -> None:
@@ -593,12 +592,12 @@ def test_the_length_of_an_id_makes_no_cookies_pass() -> None:
     first = encoder.encode([*HEAD, (b"cookie", b"c" * 60)], huffman=False)
     reader, fresh = HeadReader(Limits()), HeadReader(Limits())
     for each in (reader, fresh):
-        each.request(first)
+        each.request(1, False, first)
     start = encoder.encode(HEAD, huffman=False)
 
     def outcome(read: HeadReader, count: int, length: int) -> str:
         try:
-            read.request(start + b"\xbe" * count + literal(b"x-request-id", b"a" * length))
+            read.request(1, False, start + b"\xbe" * count + literal(b"x-request-id", b"a" * length))
         except Unacceptable:
             return "refused"
         return "read"
@@ -643,7 +642,7 @@ def test_heads_that_are_kept_take_no_more_than_is_counted(count: int) -> None:
     tracemalloc.start()
     try:
         for block in blocks:
-            reader.request(block)
+            reader.request(1, False, block)
         assert tracemalloc.get_traced_memory()[0] < KEPT_BYTES + 20_000
     finally:
         tracemalloc.stop()

@@ -51,11 +51,12 @@ def test_slots_are_found_wherever_they_stand() -> None:
             (b"x-envoy-expected-rq-timeout-ms", b"%d" % (number * 50 + 1)),
             (b"z", b"1"),
         ]
-        assert reader.request(block(*fields)) == HeadReader(Limits()).request(block(*fields))
-        assert reader.shape is not None
+        head = reader.request(1, False, block(*fields))
+        assert head == HeadReader(Limits()).request(1, False, block(*fields))
+        assert head.shape is not None
     assert len(reader._shapes) == 1
-    assert reader.shape is not None
-    assert [name for _, name, _ in reader.shape.places] == [
+    assert head.shape is not None
+    assert [name for _, name, _ in head.shape.places] == [
         b"x-request-id",
         b"grpc-timeout",
         b"x-envoy-expected-rq-timeout-ms",
@@ -84,7 +85,7 @@ def test_a_field_that_is_there_twice_is_no_slot() -> None:
     for twice in SLOTS:
         reader = HeadReader(Limits())
         for other in (twice, (twice[0], b"odd value")):
-            reader.request(block(twice, other))
+            reader.request(1, False, block(twice, other))
             assert reader._shapes == {}
 
 
@@ -97,7 +98,7 @@ def test_octets_that_look_like_a_slot_within_a_string_are_none() -> None:
         data = encode(HEAD) + b"\x00\x01x" + bytes((0x80 | len(value),)) + value
         reader = HeadReader(Limits())
         try:
-            reader.request(data)
+            reader.request(1, False, data)
         except Exception:
             continue
         found += 1
@@ -111,9 +112,9 @@ def test_a_head_is_found_by_its_fields_if_every_head_changes_the_table() -> None
     plain.remembers = False
     shapes = []
     for sent in GRPC_GO:
-        head = reader.request(bytes.fromhex(sent))
-        assert head == plain.request(bytes.fromhex(sent))
-        shapes.append(reader.shape)
+        head = reader.request(1, False, bytes.fromhex(sent))
+        assert head == plain.request(1, False, bytes.fromhex(sent))
+        shapes.append(head.shape)
     assert shapes[0] is None, "the first head changes the table whatever the client does"
     assert shapes[1] is not None
     assert {*shapes[1:]} == {shapes[1]}
@@ -126,15 +127,15 @@ def test_a_head_is_found_by_its_fields_if_every_head_changes_the_table() -> None
 def test_fields_that_are_there_twice_have_no_shape(odd: tuple[bytes, bytes]) -> None:
     reader, encoder = HeadReader(Limits()), hpack.Encoder()
     for number in range(4):
-        reader.request(encoder.encode([*HEAD, (b"x", b"%d" % number), odd, (odd[0], odd[1] + b" ;")]))
+        fields = [*HEAD, (b"x", b"%d" % number), odd, (odd[0], odd[1] + b" ;")]
+        assert reader.request(1, False, encoder.encode(fields)).shape is None
         assert reader._field_shapes == {}
-        assert reader.shape is None
 
 
 def test_what_is_kept_by_fields_is_bounded() -> None:
     reader, encoder = HeadReader(Limits()), hpack.Encoder()
     for number in range(3 * KEPT_HEADS):
-        reader.request(encoder.encode([*HEAD, (b"x", b"%d" % number * 300)]))
+        reader.request(1, False, encoder.encode([*HEAD, (b"x", b"%d" % number * 300)]))
         assert len(reader._field_shapes) <= KEPT_HEADS
         assert reader._field_bytes <= KEPT_BYTES
     assert reader._field_shapes
@@ -144,10 +145,10 @@ def test_a_limit_holds_for_heads_that_are_found_by_their_fields() -> None:
     limits = Limits(header_bytes=400)
     reader, encoder = HeadReader(limits), hpack.Encoder()
     for number in range(4):
-        reader.request(encoder.encode([*HEAD, (b"x-request-id", b"%d" % number)]))
+        reader.request(1, False, encoder.encode([*HEAD, (b"x-request-id", b"%d" % number)]))
     assert len(reader._field_shapes) == 1
     with pytest.raises(Unacceptable):
-        reader.request(encoder.encode([*HEAD, (b"x-request-id", b"1" * 64), (b"y", b"2" * 64)]))
+        reader.request(1, False, encoder.encode([*HEAD, (b"x-request-id", b"1" * 64), (b"y", b"2" * 64)]))
 
 
 fields = st.sampled_from(
@@ -174,7 +175,7 @@ def test_heads_are_read_as_if_none_was_kept_by_fields(ends: list[Fields]) -> Non
         outcomes = []
         for each in (reader, plain):
             try:
-                outcomes.append(str(each.request(block)))
+                outcomes.append(str(each.request(1, False, block)))
             except (Malformed, Unacceptable) as refused:
                 outcomes.append(str(refused))
         assert outcomes[0] == outcomes[1]
