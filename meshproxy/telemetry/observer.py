@@ -47,7 +47,10 @@ class Observer:
 
     def repeat(self, exchange: Exchange) -> Sink:
         """An observer of exchanges that repeat this one: in nothing do they differ but in times, sizes, ids and trace.
-        Sinks that have a method `repeat` prepare what stays the same; it returns None if there is nothing to do."""
+        All of them go in one step (`proxy.express`): what is sent is sent when it is `decided`, and what is answered
+        has been answered whole at its `first_byte`, so that `time_split` has no other part but those before, between
+        and behind. Sinks that have a method `repeat` prepare what stays the same; it returns None if there is nothing
+        to do."""
         sinks = self._lasting
         prepared = []
         for sink in sinks:

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from meshproxy.inference.call import Call, ModelRef, Verb
-from meshproxy.proxy.exchange import ResponseFlags
+from meshproxy.proxy.exchange import AttemptRecord, Exchange, ResponseFlags
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.telemetry.ecs_lines import EcsLines
 from meshproxy.telemetry.json_lines import JsonLines
@@ -96,14 +96,25 @@ def test_short_times_are_those_of_their_microseconds() -> None:
 
 @pytest.mark.parametrize("lines", [JsonLines, TextLines, EcsLines])
 def test_what_repeats_is_formatted_as_it_would_be_otherwise(lines: type[Lines], make_exchange: MakeExchange) -> None:
+    """Of exchanges that went in one step."""
+
+    def make(**known: Any) -> Exchange:
+        exchange = make_exchange(**known)
+        exchange.connected, exchange.received = exchange.decided, 0.0
+        exchange.reading = exchange.read = exchange.dequeued = exchange.retried = 0.0
+        decided, answered = exchange.decided, exchange.first_byte
+        exchange.attempts = (AttemptRecord("127.0.0.1:1", decided, decided, answered, answered, None, False),)
+        return exchange
+
     log = lines(UtcClock(0.0))
     fields = [(b"user-agent", b"curl/8"), (b"x-forwarded-for", b"192.0.2.1")]
-    format_line = log.repeat(make_exchange(headers=(*fields, (b"x-request-id", b"r-1"))))
+    format_line = log.repeat(make(headers=(*fields, (b"x-request-id", b"r-1"))))
     for number in range(3):
-        exchange = make_exchange(headers=(*fields, (b"x-request-id", b"r-%d" % number)), bytes_sent=number)
+        exchange = make(headers=(*fields, (b"x-request-id", b"r-%d" % number)), bytes_sent=number)
+        exchange.finished += (0.0, 0.01, 10.0)[number]
         assert format_line(exchange) == lines(UtcClock(0.0))(exchange)
     for odd in (b'a"b', b"\x80%s", b""):
-        exchange = make_exchange(target=b"/50%25?", headers=((b"x-request-id", odd),))
+        exchange = make(target=b"/50%25?", headers=((b"x-request-id", odd),))
         assert log.repeat(exchange)(exchange) == lines(UtcClock(0.0))(exchange)
-    without = log.repeat(make_exchange(headers=()))
-    assert without(make_exchange(headers=())) == log(make_exchange(headers=()))
+    without = log.repeat(make(headers=()))
+    assert without(make(headers=())) == log(make(headers=()))
