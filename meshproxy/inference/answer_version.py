@@ -55,9 +55,7 @@ class BehindOutputs:
                 return ""
             if received == PREFIX_BYTES + size:
                 self._is_over = True
-                spec = _last(data, received)
-                known = _memo.get(spec)
-                return known if known is not None else _version(spec)
+                return whole_version(data)
             self._scanner = FieldScanner((_FIELD_2,), size, SPEC_BYTES, "spec_bytes", FieldWalker(FREE_FIELDS))
             return self._find(self._scanner.feed(data[PREFIX_BYTES:]))
         except UNREADABLE:
@@ -100,15 +98,18 @@ class InFront:
             return ""
 
 
-def _last(data: bytes, stop: int) -> bytes:
-    """The last field 2 of a whole message. Raises Unreadable, or TooMuch."""
+def whole_version(data: bytes) -> str:
+    """What `BehindOutputs` finds in a whole body; 0.5 us for one like others before."""
+    stop = len(data)
+    if stop < PREFIX_BYTES or data[0] or PREFIX_BYTES + int.from_bytes(data[1:PREFIX_BYTES], "big") != stop:
+        return BehindOutputs().feed(data)
+    # Nearly every response: a few fields of at most 16 KiB, and a model_spec that was read before.
     spec = b""
     at = PREFIX_BYTES
-    # Nearly every response: a few fields of at most 16 KiB. 0.3 us instead of 0.9.
     try:
         for _ in range(FAST_FIELDS):
             if at == stop:
-                return spec
+                return _memo[spec]
             tag = data[at]
             begin = at + 2
             size = data[at + 1]
@@ -123,12 +124,21 @@ def _last(data: bytes, stop: int) -> bytes:
                 spec = data[begin:at]
             elif tag != _FIELD_1:
                 break
-    except IndexError:
+    except LookupError:
         pass
-    for tag, begin, end in fields(data, PREFIX_BYTES, stop, Work(FREE_FIELDS)):
-        if tag == _FIELD_2:
-            spec = data[begin:end]
-    return spec
+    spec = b""
+    try:
+        for tag, begin, end in fields(data, PREFIX_BYTES, stop, Work(FREE_FIELDS)):
+            if tag == _FIELD_2:
+                spec = data[begin:end]
+        return _version(spec)
+    except UNREADABLE:
+        return ""
+
+
+def front_version(depth: int, data: bytes) -> str:
+    """What `InFront` finds in a whole body."""
+    return InFront(depth).feed(data)
 
 
 def _version(spec: bytes) -> str:

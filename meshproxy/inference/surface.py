@@ -175,6 +175,8 @@ class Operation:
     nothing, whatever it holds."""
     read_version: Callable[[], VersionReader] | None = None
     """Makes the reader of one response; None: responses name no version."""
+    whole_version: Callable[[bytes], str] | None = None
+    """What such a reader finds in a response body that is whole; given if `read_version` is."""
     affinity_key: Callable[[bytes], bytes | None] | None = None
     """What keeps the requests of one client together, from the beginning of a request body; None if it is not there."""
     keep_parts: Callable[[bytes, Callable[[str], bool]], bytes] | None = None

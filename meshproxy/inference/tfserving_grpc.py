@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from meshproxy.codec.grpc import PREFIX_BYTES
-from meshproxy.inference.answer_version import BehindOutputs, InFront
+from meshproxy.inference.answer_version import BehindOutputs, InFront, front_version, whole_version
 from meshproxy.inference.body_rewrite import Finder, MessageRewriter
 from meshproxy.inference.body_scan import FIELD_1, BodyKind, BodyScan, Replaced, ScanLimits, one_less
 from meshproxy.inference.call import Call, Chosen, ModelRef, Verb
@@ -280,13 +280,15 @@ def _rewrite(
     return MessageRewriter(kind, call, chosen, limit, encoding, limits)
 
 
-_VERSION_READERS: dict[Verb, Callable[[], VersionReader]] = {
-    Verb.PREDICT: BehindOutputs,
-    Verb.CLASSIFY: BehindOutputs,
-    Verb.REGRESS: BehindOutputs,
-    Verb.MULTI_INFERENCE: partial(InFront, 2),
-    Verb.METADATA: partial(InFront, 1),
+_BEHIND_OUTPUTS = (BehindOutputs, whole_version)
+_VERSIONS: dict[Verb, tuple[Callable[[], VersionReader], Callable[[bytes], str]]] = {
+    Verb.PREDICT: _BEHIND_OUTPUTS,
+    Verb.CLASSIFY: _BEHIND_OUTPUTS,
+    Verb.REGRESS: _BEHIND_OUTPUTS,
+    Verb.MULTI_INFERENCE: (partial(InFront, 2), partial(front_version, 2)),
+    Verb.METADATA: (partial(InFront, 1), partial(front_version, 1)),
 }
+"""Who reads the version of a response, in pieces and whole."""
 
 
 def _keep_parts(verb: Verb, body: bytes, may_see: Callable[[str], bool]) -> bytes:
@@ -296,6 +298,7 @@ def _keep_parts(verb: Verb, body: bytes, may_see: Callable[[str], bool]) -> byte
 
 
 def _operation(path: bytes, kind: BodyKind) -> Operation:
+    read_version, read_whole = _VERSIONS.get(kind.verb, (None, None))
     return Operation(
         kind.verb,
         path,
@@ -305,7 +308,8 @@ def _operation(path: bytes, kind: BodyKind) -> Operation:
         count_examples=partial(_count_examples, kind.verb) if kind.verb.is_inference else None,
         compare=partial(_compare, kind.verb) if kind.verb.is_inference else None,
         read_signals=partial(_read_signals, kind.verb) if kind.verb.is_inference else None,
-        read_version=_VERSION_READERS.get(kind.verb),
+        read_version=read_version,
+        whole_version=read_whole,
         affinity_key=client_id if kind.verb is Verb.PREDICT else None,
         keep_parts=partial(_keep_parts, kind.verb) if kind.verb in (Verb.STATUS, Verb.METADATA) else None,
     )

@@ -283,7 +283,7 @@ class Pipeline(ProxyContext):
             request.crashed(error)
             upstream.sink = None
             upstream.reset(ErrorCode.CANCEL)
-        upstream.ride = None
+        downstream.ride = upstream.ride = None
         return request, request, sink
 
     def _unfold(self, ride: Ride) -> ActiveRequest:

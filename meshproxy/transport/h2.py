@@ -175,8 +175,8 @@ class H2Driver(Connection, Generic[StreamT]):
     def data_received(self, data: bytes) -> None:
         """As the base. Most reads are one small message or a few: they come here in one step."""
         codec = self.codec
-        is_much = len(data) >= MUCH or codec.has_more
-        if is_much:
+        is_large = len(data) >= MUCH or codec.has_more
+        if is_large:
             super().data_received(data)
         elif not self.is_closing:
             shared = self.shared

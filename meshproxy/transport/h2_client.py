@@ -71,17 +71,16 @@ class H2ClientStream(H2Stream[ResponseSink]):
         """Who takes a whole answer, while the request is on the express lane."""
 
     def ride_over(self, flow: int) -> None:
-        """A whole answer was taken: the stream has ended, and its credit is returned."""
+        """A whole answer was taken, within a read of the connection: the stream has ended, and its credit is
+        returned."""
         driver = self._driver
         codec = driver.codec
         codec.return_credit(flow)
-        if codec.out:
-            driver.touch()
         self.ride = self.sink = None
         streams = driver.streams  # `forget`, without its calls: nothing is owed any more
         del streams[self.id]
-        if not streams:
-            driver.became_idle()
+        if not streams and not codec.most_streams:
+            driver.became_idle()  # else the pool limits its idle time
         if not driver.is_closing:
             driver.owner.stream_closed(driver)
 
@@ -137,7 +136,7 @@ class H2Client(H2Driver[H2ClientStream]):
         return (
             not self.is_closing
             and not self._is_doubted
-            and self.codec.can_open
+            and len(self.codec.live) < self.codec.most_streams  # `codec.can_open`, without its call
             and (not self.good_until or self.shared.loop.time() < self.good_until)
         )
 
@@ -169,13 +168,12 @@ class H2Client(H2Driver[H2ClientStream]):
 
     def dispatch_whole(self, events: list[Event]) -> None:
         """A whole answer to a request of the express lane is one event, or three in a row."""
-        count = len(events)
-        at = 0
-        while at < count:
-            event = events[at]
-            at += 1
-            if type(event) is ResponseHead and at + 1 < count:
-                data, trailers = events[at], events[at + 1]
+        taken = 0
+        for at, event in enumerate(events):
+            if at < taken:
+                continue
+            if type(event) is ResponseHead and at + 2 < len(events):
+                data, trailers = events[at + 1], events[at + 2]
                 if (
                     type(data) is Data
                     and type(trailers) is Trailers
@@ -185,7 +183,7 @@ class H2Client(H2Driver[H2ClientStream]):
                     event = WholeResponse(
                         event.stream, event.status, event.headers, event.length, data.data, data.flow, trailers.headers
                     )
-                    at += 2
+                    taken = at + 3
             if type(event) is WholeResponse:
                 stream = self.streams.get(event.stream)
                 ride = stream.ride if stream is not None else None
@@ -225,7 +223,7 @@ class H2Client(H2Driver[H2ClientStream]):
     def became_idle(self) -> None:
         """The last stream has closed. Close the connection too if the server accepts no more."""
         self.deadline = self.shared.loop.time() + self.shared.times.idle  # as the base, without its call
-        if not self.codec.can_open and not self.is_closing:
+        if not self.codec.most_streams and not self.is_closing:
             self.close()
 
     def lost(self, reason: str) -> None:

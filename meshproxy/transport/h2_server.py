@@ -68,20 +68,6 @@ class H2ServerStream(H2Stream[RequestSink]):
             self._driver.codec.gate = self._driver.shared.overload
             self._driver.codec.joins = True
 
-    def send_answer(self, answer: PreparedAnswer, body: bytes, size: int) -> bool:
-        """Send a whole answer, as `send_response`, `send_data` and `send_trailers` do. False: the client does not take
-        it at once, and nothing was done. `size`: bytes of the body."""
-        driver = self._driver
-        if driver.is_paused or not driver.codec.send_answer(self.id, answer, body, size):
-            return False
-        driver.touch()
-        self.sink = None
-        streams = driver.streams  # `forget`, without its call: nothing is owed
-        del streams[self.id]
-        if not streams:
-            driver.became_idle()
-        return True
-
     def send_response(self, status: int, headers: Headers, end: bool, length: int | None = None) -> None:
         """Write a head (`stream.Downstream`). One larger than the client accepts resets this stream only."""
         driver = self._driver
@@ -109,6 +95,64 @@ class H2ServerStream(H2Stream[RequestSink]):
     def close_connection(self) -> None:
         """GOAWAY, behind the response that is about to be written (`stream.Downstream`)."""
         self._driver.shared.loop.call_soon(self._driver.announce)
+
+
+class Ride(Protocol):
+    """A request on the express lane (`proxy.express`), as its client's stream sees it."""
+
+    def client_reset(self, code: int, reason: str) -> None:
+        """The client has left, or its connection is gone."""
+
+
+class RideStream(H2ServerStream):
+    """The stream of a request on the express lane, which came whole. Until the ride unfolds, the stream is its own sink
+    (`stream.RequestSink`): of a client that has sent everything nothing can come but that it leaves."""
+
+    __slots__ = ("ride",)
+
+    def __init__(self, driver: H2Server, number: int) -> None:
+        """Opens it: the request's credit is about to be returned."""
+        # As the base, without its call.
+        self._driver = driver
+        self.info = driver.info
+        self.id = number
+        self.sink = self
+        self.ended = 1
+        self._is_held = self._ends_when_drained = False
+        self.owed = 0
+        self.ride: Ride | None = None
+        """None: it has unfolded, or is over."""
+        driver.deadline = 0.0
+        driver._newest = number
+        driver.streams[number] = self
+
+    def send_answer(self, answer: PreparedAnswer, body: bytes, size: int) -> bool:
+        """Send a whole answer, as `send_response`, `send_data` and `send_trailers` do. False: the client does not take
+        it at once, and nothing was done. `size`: bytes of the body."""
+        driver = self._driver
+        if driver.is_paused or not driver.codec.send_answer(self.id, answer, body, size):
+            return False
+        if not driver.is_dirty:
+            driver.touch()
+        self.sink = self.ride = None
+        streams = driver.streams  # `forget`, without its call: nothing is owed
+        del streams[self.id]
+        if not streams:
+            driver.became_idle()
+        return True
+
+    def data_received(self, data: bytes, flow: int, end: bool) -> None: ...
+
+    def trailers_received(self, headers: Headers) -> None: ...
+
+    def rejected(self, rejected: Rejected) -> None: ...
+
+    def drained(self) -> None: ...
+
+    def reset_received(self, code: int, reason: str) -> None:
+        """The client has left, or its connection is gone."""
+        if self.ride is not None:
+            self.ride.client_reset(code, reason)
 
 
 class Departure(Enum):
@@ -189,18 +233,27 @@ class H2Server(H2Driver[H2ServerStream]):
         previous: RequestHead | None = None
         for event in events:
             if previous is not None:
-                head, previous = previous, None
                 if (
                     type(event) is Data
                     and event.end
-                    and event.stream == head.stream
+                    and event.stream == previous.stream
                     and not self.shared.overload.is_shedding
                 ):
-                    self._take_whole(head, event.data, event.flow)
-                    continue
-                self._dispatch((head,))
+                    event = WholeRequest(previous, event.data, event.flow)
+                else:
+                    self._dispatch((previous,))
+                previous = None
             if type(event) is WholeRequest:
-                self._take_whole(event.head, event.data, event.flow)
+                head, lane = event.head, self.lane
+                # It is admitted. Does nothing keep it from being served at once? The tests of `_begin`.
+                if (
+                    lane is None
+                    or head.stream not in self.codec.live
+                    or self.is_paused
+                    or len(self.streams) >= self.shared.limits.streams
+                    or not lane.carry(self, head, event.data, event.flow)
+                ):
+                    self._serve_whole(event)
             elif type(event) is RequestHead:
                 previous = event
             else:
@@ -208,20 +261,11 @@ class H2Server(H2Driver[H2ServerStream]):
         if previous is not None:
             self._dispatch((previous,))
 
-    def _take_whole(self, head: RequestHead, body: bytes, flow: int) -> None:
-        """Carry a request that is admitted, or serve it as ever."""
-        lane = self.lane
-        # Nothing keeps it from being served at once: the tests of `handle`.
-        if (
-            lane is not None
-            and head.stream in self.codec.live
-            and not self.is_paused
-            and len(self.streams) < self.shared.limits.streams
-            and lane.carry(self, head, body, flow)
-        ):
-            return
+    def _serve_whole(self, whole: WholeRequest) -> None:
+        """Serve a request that is admitted as ever."""
+        head, lane = whole.head, self.lane
         self._begin(head)
-        self._dispatch((Data(head.stream, body, flow, True),))
+        self._dispatch((Data(head.stream, whole.data, whole.flow, True),))
         stream = self.streams.get(head.stream)
         if lane is not None and stream is not None:
             lane.follow(stream.sink)
@@ -230,14 +274,6 @@ class H2Server(H2Driver[H2ServerStream]):
         """Requests of this connection do without an express lane from here on."""
         self.lane = None
         self.codec.joins = False
-
-    def begin_ride(self, number: int) -> H2ServerStream:
-        """The stream of a request that came whole, and whose credit is returned: it is on the express lane."""
-        self.deadline = 0.0
-        self._newest = number
-        stream = self.streams[number] = H2ServerStream(self, number)
-        stream.ended = 1
-        return stream
 
     def handle(self, event: Event) -> None:
         """Serve a request, reject one, or finish a drain when its PING is acknowledged."""

@@ -436,21 +436,26 @@ class H2Pool(Pool[H2Client]):
 
     def _opened(self, connection: H2Client) -> None:
         self._usable.append(connection)
-        self._offer(connection)
+        self._hand_out()
+        if not connection.streams:
+            self._let_rest(connection)
 
     def stream_closed(self, connection: H2Client) -> None:
         """A stream has ended (`H2Owner`)."""
-        if self._waiting or not connection.streams:
-            self._offer(connection)
-            if self._waiting and not connection.streams:
-                # The server may have lowered its limit to 0: nothing else would fail the waiting requests.
-                self._grow()
-
-    def _offer(self, connection: H2Client) -> None:
         if self._waiting:
             self._hand_out()
         if connection.streams:
             return
+        if not self.is_closed and connection in self._usable:
+            connection.limit_idle_time(self.settings.idle_timeout)  # `_let_rest`, without its call
+        else:
+            connection.close()
+        if self._waiting:
+            # The server may have lowered its limit to 0: nothing else would fail the waiting requests.
+            self._grow()
+
+    def _let_rest(self, connection: H2Client) -> None:
+        """Nothing is on it: it waits for another request, unless it takes none."""
         if self.is_closed or connection not in self._usable:
             connection.close()
         else:

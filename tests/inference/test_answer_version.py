@@ -10,8 +10,15 @@ from hypothesis import strategies as st
 from meshproxy.codec.grpc import frame
 from meshproxy.devtools import messages
 from meshproxy.inference import answer_version
-from meshproxy.inference.answer_version import MEMO_ENTRIES, SPEC_BYTES, BehindOutputs, InFront
-from meshproxy.inference.surface import VersionReader
+from meshproxy.inference.answer_version import (
+    MEMO_ENTRIES,
+    SPEC_BYTES,
+    BehindOutputs,
+    InFront,
+    front_version,
+    whole_version,
+)
+from meshproxy.inference.surface import Operation, VersionReader
 from meshproxy.inference.tfserving_grpc import METHODS
 from meshproxy.inference.unary import write_bytes as length
 from meshproxy.inference.unary import write_varint as varint
@@ -39,10 +46,9 @@ def read(reader: VersionReader, *data: bytes) -> str:
     return found
 
 
-def reader_of(method: str) -> VersionReader:
+def operation_of(method: str) -> Operation:
     (operation,) = [each for path, each in METHODS.items() if path.endswith(b"/" + method.encode())]
-    assert operation.read_version is not None
-    return operation.read_version()
+    return operation
 
 
 def spec(version: int | None = 7) -> Any:
@@ -74,12 +80,18 @@ RESPONSES = {
 
 @pytest.mark.parametrize("method", RESPONSES)
 def test_the_responses_of_tensorflow_serving_name_the_version(method: str) -> None:
-    assert read(reader_of(method), RESPONSES[method]) == "7"
+    operation = operation_of(method)
+    assert operation.read_version is not None
+    assert operation.whole_version is not None
+    assert read(operation.read_version(), RESPONSES[method]) == "7"
+    assert [operation.whole_version(RESPONSES[method]) for _ in range(2)] == ["7", "7"]
 
 
 def test_which_methods_say_no_version() -> None:
     silent = {path.rpartition(b"/")[2] for path, operation in METHODS.items() if operation.read_version is None}
     assert silent == {b"GetModelStatus", b"HandleReloadConfigRequest"}
+    for operation in METHODS.values():
+        assert (operation.read_version is None) is (operation.whole_version is None)
 
 
 @settings(max_examples=200)
@@ -153,3 +165,6 @@ def test_nothing_is_raised_whatever_comes(data: bytes, place: int, byte: int, si
     for make in (BehindOutputs, lambda: InFront(1), lambda: InFront(2)):
         read(make(), damaged)
         read(make(), *pieces(damaged, sizes))
+    for data in (damaged, frame(damaged)):
+        assert whole_version(data) == read(BehindOutputs(), data)
+        assert [front_version(depth, data) for depth in (1, 2)] == [read(InFront(depth), data) for depth in (1, 2)]

@@ -16,12 +16,13 @@ from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.inference.body_scan import BodyScan, repeats
 from meshproxy.proxy.client_side import OVER, TIMER_SECONDS
 from meshproxy.proxy.express.call_plan import Plans, plan_answer, plan_call
-from meshproxy.proxy.express.call_ride import CallRide, ClientSink
+from meshproxy.proxy.express.call_ride import CallRide
 from meshproxy.proxy.express.plan import ABSENT, NO_LIMIT, went_well
 from meshproxy.proxy.express_outcome import Outcome
 from meshproxy.proxy.request import Request
 from meshproxy.refusal import Refusal
 from meshproxy.routing.deadline import grpc_timeout
+from meshproxy.transport.h2_server import RideStream
 from meshproxy.upstream.cluster import NoEndpoint
 
 if TYPE_CHECKING:
@@ -136,9 +137,11 @@ class CallLane:
                 return self._cannot(downstream, Outcome.MODEL)
 
         # May they, still?
-        is_permitted = plan.is_permitted(context.wall_clock())
-        if not is_permitted:
-            if is_permitted is None:
+        wall_clock = context.wall_clock()
+        if wall_clock >= plan.not_after:
+            return self._missed(Outcome.CALLER)
+        if plan.authorization is not None and not (holds := plan.token_holds(wall_clock)):
+            if holds is None:
                 plans.clear()
             return self._missed(Outcome.CALLER)
 
@@ -205,13 +208,13 @@ class CallLane:
         stream = upstream.send_call(block, body, size)
         ride = None
         try:
-            client, address, info = downstream.begin_ride(head.stream), stream.address, downstream.info
+            client, address, info = RideStream(downstream, head.stream), stream.address, downstream.info
             ride = CallRide(self, plan, endpoint, pool, address, head, body, size, info, started, started, due)
             ride.is_grpc = True
             ride.reading = ride.read = started
             ride.downstream, ride.upstream_connection = client, stream
             stream.sink = stream.ride = ride
-            ride.downstream.sink = ClientSink(ride)
+            client.ride = ride
             ride.trace, ride.trace_parent, ride.span_id = trace, parent, span_id
             plan.matched.budget.deposit(started)
             downstream.codec.return_credit(flow)

@@ -57,7 +57,17 @@ class CallAnswer:
 class CallPlan(Decisions):
     """The plan for calls with heads of one shape, whose bodies name one model."""
 
-    __slots__ = ("answers", "block", "id_at", "is_sidecar", "last", "limit_at", "scheme", "size")
+    __slots__ = (
+        "answers",
+        "block",
+        "id_at",
+        "is_sidecar",
+        "last",
+        "limit_at",
+        "read_version",
+        "scheme",
+        "size",
+    )
 
     def __init__(
         self,
@@ -83,6 +93,10 @@ class CallPlan(Decisions):
         self.is_sidecar = endpoint.is_sidecar
         """Answers are those of another sidecar."""
         self.scheme = scheme
+        self.read_version = (
+            self.operation.whole_version if self.asked.models and self.asked.models[0].version is None else None
+        )
+        """Finds the version that answered in a whole body; None: the call names it, or answers do not."""
         self.answers: dict[tuple[Headers, Headers, str], CallAnswer] = {}
         self.last: CallAnswer | None = None
         """The one that was used last."""

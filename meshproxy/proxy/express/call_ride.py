@@ -13,11 +13,11 @@ from meshproxy.proxy.express.carried import Carried, Owner
 from meshproxy.proxy.express_outcome import CARRIED, Outcome
 
 if TYPE_CHECKING:
-    from meshproxy.codec.events import Headers, Rejected, RequestHead, ResponseHead, WholeResponse
+    from meshproxy.codec.events import Headers, RequestHead, ResponseHead, WholeResponse
     from meshproxy.proxy.exchange import LiveExchange
     from meshproxy.proxy.express.call_plan import CallPlan
     from meshproxy.transport.h2_client import H2ClientStream
-    from meshproxy.transport.h2_server import H2ServerStream
+    from meshproxy.transport.h2_server import RideStream
     from meshproxy.transport.stream import RequestSink, ResponseSink
 
 
@@ -38,16 +38,14 @@ class CallRide(Carried):
 
     lane: CallOwner
     plan: CallPlan
-    downstream: H2ServerStream
+    downstream: RideStream
     upstream_connection: H2ClientStream
 
     def answered(self, whole: WholeResponse) -> bool:
         """The whole answer came in one read (`h2_client.Ride`). False: the ride has unfolded."""
         try:
             plan, lane, body, headers, trailers = self.plan, self.lane, whole.data, whole.headers, whole.trailers
-            read_version = plan.operation.read_version
-            is_open = read_version is not None and plan.asked.models[0].version is None
-            version = read_version().feed(body) if is_open and read_version is not None else ""
+            version = plan.read_version(body) if plan.read_version is not None else ""
             answer = plan.last
             if (
                 answer is None
@@ -121,7 +119,7 @@ class CallRide(Carried):
             request.expire(now)
 
     def client_reset(self, code: int, reason: str) -> None:
-        """The client has left."""
+        """The client has left (`h2_server.Ride`)."""
         try:
             _, sink, _ = self.lane.unfold(self, Outcome.CLIENT)
         except Exception as error:
@@ -139,31 +137,10 @@ class CallRide(Carried):
     def fail(self, error: Exception) -> None:
         """A defect: the client must see a break, and the model server that nobody waits."""
         self.broke(error)
+        self.downstream.ride = None
         self.downstream.reset(ErrorCode.INTERNAL_ERROR)
         self.upstream_connection.ride = None
         self.upstream_connection.reset(ErrorCode.CANCEL)
-
-
-class ClientSink:
-    """Reads what the client sends while its call is on the lane (`stream.RequestSink`): it has sent everything, so
-    nothing but that it leaves."""
-
-    __slots__ = ("_ride",)
-
-    def __init__(self, ride: CallRide) -> None:
-        self._ride = ride
-
-    def data_received(self, data: bytes, flow: int, end: bool) -> None: ...
-
-    def trailers_received(self, headers: Headers) -> None: ...
-
-    def rejected(self, rejected: Rejected) -> None: ...
-
-    def drained(self) -> None: ...
-
-    def reset_received(self, code: int, reason: str) -> None:
-        """The client has left, or its connection is gone."""
-        self._ride.client_reset(code, reason)
 
 
 class Sent:

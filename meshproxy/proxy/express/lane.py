@@ -118,9 +118,11 @@ class Lane:
             return self._missed(Outcome.LEAVING)
 
         # May they, still?
-        is_permitted = plan.is_permitted(context.wall_clock())
-        if not is_permitted:
-            if is_permitted is None:
+        wall_clock = context.wall_clock()
+        if wall_clock >= plan.not_after:
+            return self._missed(Outcome.CALLER)
+        if plan.authorization is not None and not (holds := plan.token_holds(wall_clock)):
+            if holds is None:
                 self._plans.clear()
             return self._missed(Outcome.CALLER)
 

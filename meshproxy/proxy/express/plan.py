@@ -125,7 +125,8 @@ class Decisions:
         self.forward = request.forward
         self.sharing = request.sharing
         self.is_traced = request.trace is not None
-        self.authorization = fields.authorization[0] if fields.authorization else None
+        self.authorization = fields.authorization[0] if fields.authorization and request.snapshot.verifier else None
+        """The token that was verified; None: there was none, or nobody asks for one."""
         workload = request.caller.workload
         self.not_after = workload.not_after if workload is not None else inf
         """When the client's certificate stops being valid, seconds since the epoch."""
@@ -140,20 +141,17 @@ class Decisions:
         self.sampler = sampler if reads else None
         """Chooses the calls whose answers are read, which take the ordinary way; None: none is."""
 
-    def is_permitted(self, wall_clock: float) -> bool | None:
-        """Whether the caller may still call: certificate and token are valid, and its key was not withdrawn. None: the
-        same token is another object, and so is the caller that the plan would tell."""
-        if wall_clock >= self.not_after:
-            return False
+    def token_holds(self, wall_clock: float) -> bool | None:
+        """Whether the token is still valid, and its key was not withdrawn. There is an `authorization`. None: the same
+        token is another object, and so is the caller that the plan would tell."""
         verifier = self.snapshot.verifier
-        if self.authorization is not None and verifier is not None:
-            try:
-                token = verifier.verify(self.authorization, wall_clock)
-            except (Refusal, KeysWanted):
-                return False
-            if token is not self.caller.token:
-                return None
-        return True
+        assert verifier is not None
+        assert self.authorization is not None
+        try:
+            token = verifier.verify(self.authorization, wall_clock)
+        except (Refusal, KeysWanted):
+            return False
+        return True if token is self.caller.token else None
 
 
 class Plan(Decisions):

@@ -10,7 +10,7 @@ from meshproxy.proxy.express.call_ride import CallRide
 from meshproxy.proxy.express_outcome import Outcome
 from meshproxy.proxy.pipeline import ActiveRequest
 from meshproxy.routing.retry import RetryBudget
-from meshproxy.transport.h2_server import H2Server
+from meshproxy.transport.h2_server import H2Server, RideStream
 from meshproxy.upstream.balancer import RoundRobin
 from tests.proxy.express.call_rig import GRPC, PREDICT, CallRig, TwoServersRig, message, response
 from tests.proxy.express.rig import defect
@@ -113,7 +113,7 @@ def test_a_defect_between_both_streams_leaves_neither_behind(
     """The model server is told that nobody waits, and the call takes the ordinary way."""
     rig = CallRig()
     run(rig, WARM)
-    monkeypatch.setattr(H2Server, "begin_ride", defect)
+    monkeypatch.setattr(RideStream, "__init__", defect)
     rig.ask(rig.request(**call(9)))
     rig.settle()
     assert "internal error in the express lane" in caplog.text
