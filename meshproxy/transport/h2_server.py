@@ -278,7 +278,7 @@ class H2Server(H2Driver[H2ServerStream]):
     def handle(self, event: Event) -> None:
         """Serve a request, reject one, or finish a drain when its PING is acknowledged."""
         if type(event) is RequestHead:
-            if not self.shared.overload.is_shedding or self.shared.overload.admits():
+            if not self.shared.overload.is_shedding or self.shared.overload.admits(self.codec):
                 self._begin(event)
             elif event.stream in self.codec.live or not self.codec.was_given_up(event.stream):
                 self._shed(event)

@@ -6,7 +6,8 @@ once and for much less than serving costs, so that what is taken is answered soo
 
 Nothing is refused because there is much to do: a patient client may have a thousand calls waiting. Shedding begins when
 a tenth of the requests are reset by clients and the processor is busy all the time, and ends when for a second there
-was nothing to refuse.
+was nothing to refuse. Only requests of clients that give up are shed (`Patience`): who keeps the processor busy and
+resets requests, out of malice or not, does not make others lose theirs.
 
 While it lasts, requests come out of a token bucket, filled at the rate at which they were served when it began. That
 rate is corrected by what it leads to. When input has been left over from reads for `OLD` seconds, what comes is old and
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from meshproxy.codec.events import Headers
     from meshproxy.codec.h2.budgets import Statistics
+    from meshproxy.codec.h2.joined import Client
     from meshproxy.transport.turns import Turns
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class Overload:
         "_given_up",
         "_loop",
         "_not_before",
+        "_number",
         "_on_limit",
         "_rate",
         "_refilled",
@@ -106,6 +109,8 @@ class Overload:
         self._on_limit = on_limit
         self._busy_seconds = busy_seconds or thread_busy_seconds
         self.is_shedding = False
+        self._number = 0
+        """How many times it has begun."""
         self.refused = 0
         """Requests, in all."""
         self.responses: tuple[Headers, Headers] = (), ()
@@ -124,9 +129,17 @@ class Overload:
         self._not_before = 0.0
         """`loop.time()` from which that may be so again."""
 
-    def admits(self) -> bool:
-        """Whether the request that has come is begun, while requests are shed. False: refuse it."""
+    def admits(self, client: Client) -> bool:
+        """Whether the request that has come is begun, while requests are shed. False: refuse it. Requests of a client
+        that does not give up are begun."""
+        patience = client.patience
+        if patience is None:
+            return True
         now = self._loop.time()
+        if patience.shed_in != self._number:
+            if not patience.is_short(client.requests, now):
+                return True
+            patience.shed_in = self._number
         if not self._is_behind(now):
             room = self._room + (now - self._refilled) * self._rate
             self._refilled = now
@@ -182,6 +195,7 @@ class Overload:
 
     def _begin(self, now: float, rate: float) -> None:
         self.is_shedding = True
+        self._number += 1
         self._calm_since = now
         self._rate = self._first_rate = rate
         self._room = 0.0

@@ -16,6 +16,7 @@ from meshproxy.codec.h2 import frames
 from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.h2.frames import END_HEADERS, END_STREAM, HEADERS
+from meshproxy.codec.h2.patience import Patience
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
 from meshproxy.transport.connection import REST_SECONDS, ConnectionContext
@@ -526,6 +527,10 @@ def test_what_is_shed_is_answered_and_not_served(
     shared.overload.responses = ((b"grpc-status", b"8"),), ((b"retry-after", b"1"),)
     shared.overload.is_shedding = True
     codec, server = leaving.codec, leaving.wire.server
+    leaving.ask()
+    assert len(leaving.served.requests) == 1, "a client that waits is served"
+    leaving.answer()
+    server.codec.patience = Patience(0, 0.0)  # one that does not
     number = codec.send_request(b"POST", b"http", b"x", b"/", ((b"content-type", content_type),), end=ended)
     server.data_received(codec.take_output())
     server.flush()

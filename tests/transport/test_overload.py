@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from meshproxy.codec.h2.budgets import Statistics
+from meshproxy.codec.h2.patience import ENOUGH, Patience
 from meshproxy.transport.overload import (
     BURST_SECONDS,
     CALM_SECONDS,
@@ -43,6 +45,17 @@ class Process:
         self.limits: list[str] = []
         self.overload = Overload(loop, self.turns, self.statistics, self.limits.append, lambda: self.busy)
         self.overload.expire(loop.now)
+        self.client = SimpleNamespace(patience=None, requests=0)
+        self.gives_up()
+
+    def gives_up(self) -> None:
+        """The client does."""
+        self.client.patience = Patience(0, self.loop.now)
+        self.client.requests = ENOUGH
+        self.client.patience.gave_up(ENOUGH, 0, self.loop.now)
+
+    def admits(self) -> bool:
+        return self.overload.admits(self.client)
 
     def passes(self, *, requests: int = RATE // 4, resets: int = 0, busy: float = 1.0) -> None:
         """A period."""
@@ -55,17 +68,19 @@ class Process:
     def overloaded(self) -> Overload:
         self.passes(resets=100)
         assert self.overload.is_shedding
+        self.gives_up()
+        self.admits()
         return self.overload
 
     def shed(self, seconds: float = SHEDDING_PERIOD, late: float = 0.0) -> float:
         """Every millisecond brings ten requests, and then the counters are looked at. Returns how many are admitted, a
         second."""
-        while self.overload.admits():
+        while self.admits():
             pass  # what was left over from the last period
         admitted = 0
         for _ in range(round(seconds * 1_000)):
             self.loop.now += 0.001
-            admitted += sum(self.overload.admits() for _ in range(10))
+            admitted += sum(self.admits() for _ in range(10))
         self.loop.now += late
         self.overload.expire(self.loop.now)
         return admitted / seconds
@@ -106,11 +121,35 @@ def test_old_input_is_refused_first(process: Process) -> None:
     process.turns.add(work)
     overload = process.overloaded()
     process.loop.now += 0.1
-    assert not any(overload.admits() for _ in range(100))
+    assert not any(process.admits() for _ in range(100))
     process.turns.discard(work)
     assert process.shed() == pytest.approx(RATE, rel=0.1)
     assert overload.refused > 500
     assert process.limits == ["overload"] * overload.refused
+
+
+def test_a_client_that_waits_is_served(process: Process) -> None:
+    """Whatever others do, and however much of it is left over."""
+    process.turns.add(work)
+    overload = process.overloaded()
+    patient = SimpleNamespace(patience=None, requests=5_000)
+    assert all(overload.admits(patient) for _ in range(2_000))
+    patient.patience = Patience(5_000, process.loop.now)
+    patient.patience.gave_up(1, 5_000, process.loop.now)
+    patient.requests = 5_100
+    assert all(overload.admits(patient) for _ in range(2_000))
+    assert overload.refused == 1, "the other one"
+    patient.patience.gave_up(50, 5_100, process.loop.now)
+    assert not overload.admits(patient)
+
+
+def test_who_has_given_up_is_shed_until_the_end(process: Process) -> None:
+    """Who is refused has nothing to give up."""
+    process.overloaded()
+    for _ in range(100):
+        process.client.requests += 500
+        assert process.shed() == pytest.approx(process.overload._rate, rel=0.1)
+    assert process.overload.refused > 0
 
 
 def test_but_not_for_ever(process: Process) -> None:
@@ -128,18 +167,18 @@ def test_what_has_been_left_over_for_long_is_old(process: Process) -> None:
     assert process.shed() > 0
     process.turns.add(work)
     process.loop.now += 0.9 * OLD
-    assert process.overload.admits()
+    assert process.admits()
     process.loop.now += 0.2 * OLD
-    assert not process.overload.admits()
+    assert not process.admits()
     process.turns.discard(work)
     assert process.shed() == pytest.approx(RATE * RAISED * LOWERED, rel=0.1)
 
 
 def test_a_burst_is_admitted_after_a_pause(process: Process) -> None:
-    overload = process.overloaded()
-    overload.admits()
+    process.overloaded()
+    process.admits()
     process.loop.now += 10.0
-    assert sum(overload.admits() for _ in range(1_000)) == RATE * BURST_SECONDS
+    assert sum(process.admits() for _ in range(1_000)) == RATE * BURST_SECONDS
 
 
 def test_the_rate_follows_its_effect(process: Process) -> None:
@@ -161,7 +200,7 @@ def test_it_ends_when_nothing_was_refused_for_a_second(process: Process) -> None
     begun = process.loop.now
     while overload.is_shedding:
         process.loop.now += SHEDDING_PERIOD
-        assert overload.admits()
+        assert process.admits()
         overload.expire(process.loop.now)
     assert process.loop.now - begun == pytest.approx(CALM_SECONDS, abs=SHEDDING_PERIOD)
     assert overload.deadline == process.loop.now + PERIOD

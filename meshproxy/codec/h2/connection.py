@@ -201,13 +201,16 @@ class H2Connection(JoinedFrames):
         return len(self._tail)
 
     def look_ahead(self) -> int:
-        """How many RST_STREAM frames there are in the input that has neither been processed nor looked at before."""
+        """How many RST_STREAM frames there are in the input that has neither been processed nor looked at before: the
+        client has given up so many requests."""
         tail, at, found = self._tail, self._looked_at, 0
         while len(tail) - at >= FRAME_HEADER_BYTES:
             word, _, _ = unpack_header(tail, at)
             found += word & 0xFF == RST_STREAM
             at += FRAME_HEADER_BYTES + (word >> 8)
         self._looked_at = at
+        if found:
+            self._note_given_up(found)
         return found
 
     def receive_eof(self) -> list[Event]:

@@ -8,6 +8,7 @@ from meshproxy.codec.h2.budgets import Budget, Statistics
 from meshproxy.codec.h2.errors import ConnectionFault, ErrorCode, StreamFault
 from meshproxy.codec.h2.frames import ACK, MAX_WINDOW, RST_STREAM, SETTING, TWO_WORDS, WINDOW_UPDATE, WORD
 from meshproxy.codec.h2.heads import HeadReader
+from meshproxy.codec.h2.patience import Patience
 from meshproxy.codec.h2.stream import VERDICTS, Past, Verdict
 from meshproxy.codec.h2.whole import WholeMessages
 from meshproxy.codec.limits import Limits
@@ -57,6 +58,7 @@ class ControlFrames(WholeMessages):
         "_reader",
         "_reset_budget",
         "_unacknowledged",
+        "patience",
     )
 
     def __init__(self, role: Role, limits: Limits, now: float, statistics: Statistics | None) -> None:
@@ -71,12 +73,15 @@ class ControlFrames(WholeMessages):
         self._reset_budget = Budget(limits.resets_rate, limits.resets_burst, now)
         self._fields_budget: Budget | None = None
         """Made when it is needed: most connections never do."""
+        self.patience: Patience | None = None
+        """Of the client, as server; None: it has reset nothing, or not for long."""
 
     def rest(self) -> None:
         """No stream is open and none is expected soon: give up the memory that only spares work."""
         self._encoder.rest()
         self._reader.rest()
         self._history.rest()
+        self.patience = None
 
     def forget_heads(self) -> None:
         """See `HeadReader.forget`."""
@@ -100,6 +105,13 @@ class ControlFrames(WholeMessages):
         Only clients are watched, since only they open streams; resets on our own command do not count."""
         if self._is_server and not self._reset_budget.spend(self._now):
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many streams are reset", "resets_rate")
+
+    def _note_given_up(self, count: int) -> None:
+        """The peer has reset so many of its requests."""
+        if self._is_server:
+            if self.patience is None:
+                self.patience = Patience(self.requests, self._now)
+            self.patience.gave_up(count, self.requests, self._now)
 
     def _spend_fields(self, count: int) -> None:
         """A head with so many fields was decoded and refused (CVE-2016-6581, CVE-2024-7246)."""
@@ -172,10 +184,12 @@ class ControlFrames(WholeMessages):
                     # What crossed our own reset was to be ignored; after this one nothing can be on the way.
                     self._history.reset(stream, Past.RESET_BY_PEER)
             self.statistics.resets_late += 1
+            self._note_given_up(1)
             self._spend_control()
             return
         self._forget(stream, Past.RESET_BY_PEER)
         self.statistics.resets_received += 1
+        self._note_given_up(1)
         code = WORD.unpack_from(data, start)[0]
         events.append(Reset(stream, code, "the peer reset the stream", True))
         if self._now - ours.opened < PATIENCE:

@@ -21,6 +21,7 @@ from meshproxy.codec.h2.frames import (
     FRAME_HEADER_BYTES,
     HEADERS,
 )
+from meshproxy.codec.h2.patience import Patience
 from meshproxy.codec.h2.stream import ENDED, HEAD, Stream
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
@@ -31,6 +32,18 @@ NOTHING = 0
 unpack_header = FRAME_HEADER.unpack_from
 
 
+class Client(Protocol):
+    """Whose request it is: a connection."""
+
+    @property
+    def patience(self) -> Patience | None:
+        """See `ControlFrames.patience`."""
+
+    @property
+    def requests(self) -> int:
+        """How many it has sent."""
+
+
 class Gate(Protocol):
     """Decides which requests are begun while there is no time for all of them (`transport.overload`)."""
 
@@ -39,7 +52,7 @@ class Gate(Protocol):
     responses: tuple[Headers, Headers]
     """What a gRPC call is refused with, whose status is 200, and any other request, 503."""
 
-    def admits(self) -> bool:
+    def admits(self, client: Client) -> bool:
         """Whether a request that has come is begun."""
 
 
@@ -94,7 +107,7 @@ class JoinedFrames(ControlFrames):
         if length is not None and length != flow:
             return NOTHING
         gate = self.gate
-        if gate is not None and gate.is_shedding and not gate.admits():
+        if gate is not None and gate.is_shedding and not gate.admits(self):
             self._refuse_whole(number, head.headers, flow, gate.responses)
             return end
         history.last = number

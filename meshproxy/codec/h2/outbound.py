@@ -116,6 +116,11 @@ class OutboundFrames:
         return not self._streams
 
     @property
+    def requests(self) -> int:
+        """How many streams the client has opened, or left out."""
+        return (self._history.last + 1) >> 1
+
+    @property
     def can_open(self) -> bool:
         """`send_request` may be called: the peer takes another stream."""
         return len(self._streams) < self.most_streams

@@ -135,7 +135,7 @@ class Shut:
     is_shedding = True
     responses: tuple[Headers, Headers] = ((b"grpc-status", b"8"),), ((b"retry-after", b"1"),)
 
-    def admits(self) -> bool:
+    def admits(self, client: object) -> bool:
         return False
 
 
