@@ -324,7 +324,7 @@ class H2Driver(Connection, Generic[StreamT]):
         pieces, is_bulky = codec.out, codec.is_bulky
         if not pieces:
             return
-        codec.out, codec.is_bulky = [], False  # `take_output`, without its call
+        codec.out, codec.output_bytes, codec.is_bulky = [], 0, False  # `take_output`, without its call
         if is_bulky and most is EVERYTHING and len(pieces) <= FEW:
             self.transport.writelines(pieces)
         else:

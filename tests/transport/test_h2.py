@@ -54,6 +54,23 @@ def test_a_large_piece_is_not_copied(wire: Any, served: Any, make_sink: Any) -> 
     assert served.requests[0].body == large + b"y" * 1_000
 
 
+def test_what_was_written_is_not_counted_as_unread(
+    shared: ConnectionContext, info: ConnectionInfo, served: Any, make_transport: Any
+) -> None:
+    """PINGs whose answers are written, on a connection that always has something else to write when it reads."""
+    shared.limits = Limits(control_burst=10**9, output_bytes=1_000)
+    server = H2Server(shared, info, served.serve, served.reject)
+    server.attach(make_transport())
+    server.data_received(H2Connection(Role.CLIENT, Limits(), 0.0).take_output())
+    for _ in range(10):
+        server.flush()
+        server.codec.ping(bytes(8))
+        server.data_received(frames.ping(bytes(8), ack=False) * 30)
+    assert not server.is_closing
+    server.data_received(frames.ping(bytes(8), ack=False) * 30)
+    assert server.is_closing, "these were not"
+
+
 def test_streams_do_not_wait_for_each_other(wire: Any, served: Any, make_sink: Any) -> None:
     asked = [wire.ask(make_sink) for _ in range(3)]
     wire.settle()

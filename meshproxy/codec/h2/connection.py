@@ -139,7 +139,7 @@ class H2Connection(JoinedFrames):
             return []
         self._now = now
         if not self.out:
-            self._output_bytes = 0
+            self.output_bytes = 0
         events: list[Event] = []
         tail = self._tail
         start, size = 0, len(data)

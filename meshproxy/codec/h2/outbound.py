@@ -39,7 +39,6 @@ class OutboundFrames:
         "_limits",
         "_next_stream",
         "_opens",
-        "_output_bytes",
         "_owed",
         "_peer_frame_bytes",
         "_peer_last_stream",
@@ -57,6 +56,7 @@ class OutboundFrames:
         "live",
         "most_streams",
         "out",
+        "output_bytes",
         "statistics",
     )
 
@@ -69,8 +69,8 @@ class OutboundFrames:
         """Frames waiting to be written, in order. Whoever writes them leaves another list."""
         self.is_bulky = False
         """One of them is larger than `BULK`. Reset with `out`."""
-        self._output_bytes = 0
-        """How many of them answer control frames of the peer."""
+        self.output_bytes = 0
+        """How much of it answers control frames of the peer. Reset with `out`."""
         self.statistics = statistics if statistics is not None else Statistics()
         self.frames_received = [0] * 11
         """By type (`frames.NAMES`); the last counts all types that RFC 9113 does not know."""
@@ -134,7 +134,7 @@ class OutboundFrames:
     def take_output(self) -> bytes:
         output = b"".join(self.out)
         self.out = []
-        self._output_bytes = 0
+        self.output_bytes = 0
         self.is_bulky = False
         return output
 
@@ -380,8 +380,8 @@ class OutboundFrames:
 
     def _answer(self, frame: bytes) -> None:
         """Queue the response to a control frame. Raises ConnectionFault if the peer does not read them."""
-        self._output_bytes += len(frame)
-        if self._output_bytes > self._limits.output_bytes:
+        self.output_bytes += len(frame)
+        if self.output_bytes > self._limits.output_bytes:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "the peer does not read", "output_bytes")
         self.out.append(frame)
 
