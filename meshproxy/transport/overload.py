@@ -55,6 +55,8 @@ RAISED, LOWERED = 1.02, 0.95
 """For each look, and for each time that input was old."""
 LEAST_SHARE = 0.25
 """Of the first rate: where refusing alone takes all the time, less would not help."""
+LEAST_RATE = 1 / BURST_SECONDS
+"""Requests a second. Of less the bucket never holds one: in the period before, none may have come at all."""
 CALM_SECONDS = 1.0
 """Without a refusal, after which nothing is shed any more."""
 
@@ -169,7 +171,7 @@ class Overload:
 
     def _lower(self) -> None:
         """More was admitted than there is time for."""
-        self._rate = max(LOWERED * self._rate, LEAST_SHARE * self._first_rate)
+        self._rate = max(LOWERED * self._rate, LEAST_SHARE * self._first_rate, LEAST_RATE)
 
     def expire(self, now: float) -> None:
         """Look at what has happened since the last time (`reaper.Expirable`)."""
@@ -197,7 +199,7 @@ class Overload:
         self.is_shedding = True
         self._number += 1
         self._calm_since = now
-        self._rate = self._first_rate = rate
+        self._rate = self._first_rate = max(rate, LEAST_RATE)
         self._room = 0.0
         self._refilled = now
         self._drained_by = now + DRAIN_SECONDS

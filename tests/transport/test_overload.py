@@ -16,6 +16,7 @@ from meshproxy.transport.overload import (
     DRAIN_SECONDS,
     GIVEN_UP_LEAST,
     LATE,
+    LEAST_RATE,
     LEAST_SHARE,
     LOWERED,
     OLD,
@@ -136,8 +137,8 @@ def test_a_client_that_waits_is_served(process: Process) -> None:
     assert all(overload.admits(patient) for _ in range(2_000))
     patient.patience = Patience(5_000, process.loop.now)
     patient.patience.gave_up(1, 5_000, process.loop.now)
-    patient.requests = 5_100
-    assert all(overload.admits(patient) for _ in range(2_000))
+    for patient.requests in range(5_001, 5_101):
+        assert overload.admits(patient), "one of so few says nothing"
     assert overload.refused == 1, "the other one"
     patient.patience.gave_up(50, 5_100, process.loop.now)
     assert not overload.admits(patient)
@@ -160,6 +161,19 @@ def test_but_not_for_ever(process: Process) -> None:
     assert process.shed(1.0) == pytest.approx(RATE, rel=0.1)
     process.loop.now += DRAIN_SECONDS
     assert process.shed() == 0
+
+
+def test_some_are_served_although_none_came_before(process: Process) -> None:
+    """All that were waiting were given up at once."""
+    process.passes(requests=0, resets=100)
+    assert process.overload.is_shedding
+    process.gives_up()
+    process.admits()
+    process.shed()
+    assert process.shed(1.0) == pytest.approx(LEAST_RATE, rel=0.2)
+    for _ in range(100):
+        process.shed(late=LATE + 0.01)
+    assert process.overload._rate == LEAST_RATE
 
 
 def test_what_has_been_left_over_for_long_is_old(process: Process) -> None:

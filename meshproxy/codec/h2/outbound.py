@@ -117,8 +117,8 @@ class OutboundFrames:
 
     @property
     def requests(self) -> int:
-        """How many streams the client has opened, or left out."""
-        return (self._history.last + 1) >> 1
+        """How many heads the client has sent, trailers too: of the ids of its streams it may leave out any number."""
+        return self.frames_received[frames.HEADERS]
 
     @property
     def can_open(self) -> bool:

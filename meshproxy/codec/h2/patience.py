@@ -5,8 +5,9 @@ from __future__ import annotations
 GIVEN_UP_SHARE = 0.1
 WINDOW = 2.0
 """Seconds over which it is judged."""
-ENOUGH = 10
-"""Requests after which a window is judged before its end."""
+ENOUGH = 50
+"""Requests after which a window is judged before its end. One reset among ten, with which the first window begins, says
+nothing of a client that sends thousands: who is judged impatient is shed until the end of the overload."""
 
 
 class Patience:

@@ -316,6 +316,17 @@ def test_output_taken_piece_by_piece_is_read(talk: Callable[..., Talk]) -> None:
         server.connection.out.clear()
 
 
+def test_ids_that_are_left_out_are_no_requests(talk: Callable[..., Talk]) -> None:
+    """Or a client that gives up all that it sends would seem patient."""
+    server = talk()
+    for stream in range(1, 20_001, 200):
+        server.say(server.head(stream, server.POST), frames.rst_stream(stream, 8))
+    connection = server.connection
+    assert connection.requests == 100
+    assert connection.patience is not None
+    assert connection.patience.is_short(connection.requests, 0.0)
+
+
 def test_rapid_reset(talk: Callable[..., Talk]) -> None:
     """CVE-2023-44487."""
     server = talk()

@@ -10,7 +10,7 @@ from meshproxy.codec.h2.patience import WINDOW, Patience
 
 
 @pytest.mark.parametrize(
-    ("given_up", "of", "is_short"), [(9, 100, False), (10, 100, True), (1, 9, False), (1, 10, True)]
+    ("given_up", "of", "is_short"), [(9, 100, False), (10, 100, True), (49, 49, False), (5, 50, True), (4, 50, False)]
 )
 def test_a_tenth_of_enough_requests(given_up: int, of: int, is_short: bool) -> None:
     patience = Patience(1_000, 5.0)
