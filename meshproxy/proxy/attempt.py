@@ -379,12 +379,16 @@ class Attempt:
         if self.upstream is not None and not self.is_over:
             self.upstream.credit(owed)
 
-    def deadline_passed(self) -> None:
+    def deadline_passed(self, received: float = 0.0) -> None:
         """The request's deadline has passed. An endpoint that had long enough and sent nothing, or the head of a gRPC
         answer only, is to blame for that, or one that hangs would never be found by calls whose deadline is shorter
-        than `tryTimeout`."""
+        than `tryTimeout`.
+
+        Args:
+            received: when the end of the request came, if it came later than its head went out.
+        """
         is_silent = self.state is AWAITING or self.state is DEFERRED
-        if is_silent and self._now() - self.sent >= BLAME_SECONDS:
+        if is_silent and self._now() - max(self.sent, received) >= BLAME_SECONDS:
             self.report(Failure.TIMEOUT)
 
     def cancel(self) -> None:

@@ -389,9 +389,9 @@ class ClientSide(LiveExchange):
         """The client left, or what it sends broke the protocol (`stream.RequestSink`)."""
         if self.answer is not OVER:
             self.flag(ResponseFlags.DC)
-            self.request_ended = True
             if self.due and self.due - self.context.now() <= EARLY * (self.due - self.started):
                 self.timed_out()  # the client's clock was first
+            self.request_ended = True
             self.abandon()
             self.stream.reset(ErrorCode.CANCEL)
             self.finish()

@@ -300,7 +300,8 @@ class Relay(Request):
             self._actions.leave(is_whole=False)
 
     def timed_out(self) -> None:
-        if self._retries is not None:
+        # A server that waits for the rest of a request is not to blame for its silence.
+        if self._retries is not None and not self._waits_for_client():
             self._retries.deadline_passed()
 
     def closed(self, is_whole: bool) -> None:

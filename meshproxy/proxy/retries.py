@@ -457,9 +457,10 @@ class Retries:
     # The end
 
     def deadline_passed(self) -> None:
-        """The request's deadline has passed."""
+        """The request's deadline has passed, and its client has sent what the endpoint takes."""
         if self.current is not None and self._committed is None:
-            self.current.deadline_passed()
+            received = self._request.received
+            self.current.deadline_passed(received if received != inf else 0.0)
 
     def finish(self, is_sent: bool) -> None:
         """The exchange is over. `is_sent`: the request has gone out to its end."""

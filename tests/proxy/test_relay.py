@@ -652,6 +652,33 @@ class TestTime:
         assert world.cluster.reports[-1] == verdict
         assert str(world.finished[0].flags) == "DC"
 
+    @pytest.mark.parametrize("leaves", [False, True])
+    @pytest.mark.parametrize(("rest", "verdict"), [(None, "cancelled"), (2.4, "cancelled"), (1.0, "timeout")])
+    def test_a_caller_that_keeps_back_a_part_of_its_request_is_to_blame_itself(
+        self, world: Any, wire: Any, rest: float | None, verdict: str, leaves: bool
+    ) -> None:
+        """The endpoint waits for it. `rest`: when it comes."""
+        client, began = world.grpc(None, headers=((b"grpc-timeout", b"3S"),)), world.loop.now
+        body = wire.framed(wire.spec(b"open") + wire.tensor(100))
+        client.receive(body[:50], False)
+        assert world.cluster.streams[0].body == body[:50]
+        world.wait(rest or 2.0)
+        if rest is not None:
+            client.receive(body[50:], True)
+        world.wait(began + (2.95 if leaves else 3.1) - world.loop.now)
+        if leaves:
+            client.sink.reset_received(CANCEL, "gone")
+        assert world.cluster.reports[-1] == verdict
+
+    def test_an_endpoint_that_does_not_read_is_to_blame(self, world: Any, wire: Any) -> None:
+        client = world.grpc(None, headers=((b"grpc-timeout", b"3S"),))
+        body = wire.framed(wire.spec(b"open") + wire.tensor(100))
+        client.receive(body[:50], False)
+        world.cluster.streams[0].is_full = True
+        client.receive(body[50:100], False)
+        world.wait(3.1)
+        assert world.cluster.reports[-1] == "timeout"
+
     def test_a_caller_that_leaves_for_another_reason_blames_nobody(self, world: Any, wire: Any) -> None:
         client = world.grpc(wire.spec(b"open"))
         world.wait(9)
