@@ -154,6 +154,8 @@ class TokenVerifier:
             KeysWanted: the key may have been rotated in: refresh once, then call again.
         """
         found = self._remembered.get(authorization)
+        if found is None and authorization[6:8] == b"  ":  # one space or more (RFC 9110 section 11.4)
+            return self.verify(authorization[:7] + authorization[7:].lstrip(b" "), now)
         if found is not None:
             token, until, key = found
             if now < until and not key.is_retired:
@@ -268,7 +270,7 @@ def _split(authorization: bytes) -> tuple[str | None, bytes]:
         return place.decode("latin-1"), compact
     if authorization[:7].lower() != b"bearer ":
         raise _refused("The authorization field holds no bearer token: send 'Bearer', a space, the token.")
-    return None, authorization[7:].lstrip(b" ")  # one space or more (RFC 9110 section 11.4)
+    return None, authorization[7:]
 
 
 def _refused(why: str) -> Refusal:

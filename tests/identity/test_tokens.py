@@ -697,6 +697,15 @@ def test_the_same_bytes_are_the_same_token() -> None:
     assert again.claims == token.claims
 
 
+def test_however_many_spaces_are_before_it() -> None:
+    """A caller with one token must not push those of others out."""
+    verifier = verifier_of()
+    given = CORP.token().encode()
+    token = verifier.verify(b"Bearer " + given, NOW)
+    assert all(verifier.verify(b"Bearer" + b" " * spaces + given, NOW) is token for spaces in range(2, 20))
+    assert len(verifier._remembered) == 1
+
+
 @pytest.mark.parametrize("leeway", [0.0, 60.0])
 def test_a_remembered_token_expires(leeway: float) -> None:
     verifier = verifier_of(leeway=leeway)
