@@ -60,9 +60,7 @@ class Context(AbstractContextManager["Context"]):
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         if self._has_neighbour:
-            command = python("-m", "benchmarks.neighbour")
-            child = Child("neighbour", command, self.proxy_cores(1), self.folder / "neighbour.log")
-            self._stack.callback(child.stop)
+            self._stack.callback(self.start_neighbour().stop)
         return self
 
     def __exit__(
@@ -78,6 +76,11 @@ class Context(AbstractContextManager["Context"]):
     def _server_cores(self) -> frozenset[int]:
         """The model server's core: one a separate one where there are three, otherwise the load's."""
         return frozenset(self.cores[2:3] or self.cores[1:2])
+
+    def start_neighbour(self) -> Child:
+        """Keeps the proxy's core busy with something else (`neighbour`), until the caller stops it."""
+        command = python("-m", "benchmarks.neighbour")
+        return Child("neighbour", command, self.proxy_cores(1), self.folder / "neighbour.log")
 
     def upstream(self, reply_bytes: int) -> Upstream:
         """The model server whose answers are this large, started when first asked for."""

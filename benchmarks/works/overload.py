@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from benchmarks.processes import Child, python
 from benchmarks.works.work import Failed, Figures, Load, Pace, Work, sound
 from meshproxy.devtools.load.figures import percentiles
 from meshproxy.devtools.load.schedule import Timer, uniform
@@ -56,9 +55,7 @@ class OverloadWork(Work):
         return f"goodput at {TIMES:.0f} x capacity, clients give up after {PATIENCE:g} s: {self.traffic}"
 
     async def measure(self, context: Context, upstream: Upstream, running: Running, pace: Pace) -> Figures:
-        neighbour = Child(
-            "neighbour", python("-m", "benchmarks.neighbour"), context.proxy_cores(1), context.folder / "overload.log"
-        )
+        neighbour = context.start_neighbour()
         try:
             async with Load(context, running, self.traffic) as load:
                 slots = load.slots

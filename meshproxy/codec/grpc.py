@@ -11,7 +11,7 @@ The content of a message is not interpreted here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from meshproxy.codec.events import Headers
@@ -117,6 +117,11 @@ def is_grpc(content_type: bytes) -> bool:
     `application/grpc-web` is another protocol."""
     kind = content_type[:17].lower()
     return kind[:16] == b"application/grpc" and (len(kind) == 16 or kind[16] in b"+;")
+
+
+def has_grpc(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether the content-type among the fields of a message is gRPC's."""
+    return any(name == b"content-type" and is_grpc(value) for name, value in headers)
 
 
 _UNKNOWN = 2

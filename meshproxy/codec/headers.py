@@ -56,7 +56,7 @@ CREDENTIALS = frozenset(
 
 def is_credential(name: bytes) -> bool:
     """Whether a server may read a field as one of `CREDENTIALS`, by this name or by another spelling of it."""
-    return name in CREDENTIALS or name.translate(SPELLING) in CREDENTIALS
+    return name.translate(SPELLING) in CREDENTIALS
 
 
 TRACE_PARENT = b"traceparent"

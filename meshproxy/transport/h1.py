@@ -10,13 +10,7 @@ from meshproxy.codec.events import Data, Failed, Headers, Rejected, RequestHead,
 from meshproxy.codec.h1.connection import H1Connection
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.role import Role
-from meshproxy.transport.connection import (
-    Connection,
-    ConnectionContext,
-    has_unread,
-    read_rest,
-    unheard,
-)
+from meshproxy.transport.connection import Connection, ConnectionContext, has_unread, read_rest, unheard
 from meshproxy.transport.stream import RequestSink, ResponseSink, Sink
 from meshproxy.transport.tls_buffer import give_back
 

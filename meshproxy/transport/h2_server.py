@@ -8,7 +8,6 @@ from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.events import Data, Failed, GoneAway, Headers, Pong, Rejected, RequestHead, WholeRequest
-from meshproxy.codec.grpc import is_grpc
 from meshproxy.codec.h2.encoder import HeadTooLarge
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.h2.frames import PING
@@ -320,11 +319,7 @@ class H2Server(H2Driver[H2ServerStream]):
 
     def _shed(self, head: RequestHead) -> None:
         """Refuse a request, for as little as possible."""
-        grpc, other = self.shared.overload.responses
-        if any(name == b"content-type" and is_grpc(value) for name, value in head.headers):
-            self.codec.refuse(head.stream, 200, grpc)
-        else:
-            self.codec.refuse(head.stream, 503, other)
+        self.codec.refuse(head.stream, *self.shared.overload.refusal(head.headers))
 
     def _log(self, what: str, reason: str) -> None:
         shared, remote = self.shared, self.info.remote

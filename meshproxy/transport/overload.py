@@ -22,6 +22,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from meshproxy.codec.grpc import has_grpc
+from meshproxy.codec.h2.patience import GIVEN_UP_SHARE
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
@@ -35,9 +38,8 @@ logger = logging.getLogger(__name__)
 
 PERIOD = 0.25
 """Seconds between two looks at the counters."""
-GIVEN_UP_SHARE = 0.1
 GIVEN_UP_LEAST = 25
-"""Requests that clients reset, in a period: chance and hedging stay below both."""
+"""Requests that clients reset, in a period, and `GIVEN_UP_SHARE` of all: chance and hedging stay below both."""
 BUSY_SHARE = 0.9
 """Of a period that the thread ran, or waited for a processor."""
 SHEDDING_PERIOD = 0.05
@@ -152,6 +154,11 @@ class Overload:
         self.refused += 1
         self._on_limit("overload")
         return False
+
+    def refusal(self, headers: Headers) -> tuple[int, Headers]:
+        """Status and fields of the response to a request with these fields that is not begun."""
+        grpc, other = self.responses
+        return (200, grpc) if has_grpc(headers) else (503, other)
 
     def _is_behind(self, now: float) -> bool:
         """Whether what comes is old, so that all is refused."""

@@ -13,6 +13,7 @@ from meshproxy.codec.grpc import (
     format_timeout,
     frame,
     grpc_status,
+    has_grpc,
     is_grpc,
     parse_timeout,
 )
@@ -119,6 +120,12 @@ def test_knows_grpc(content_type: bytes) -> None:
 )
 def test_knows_what_is_not_grpc(content_type: bytes) -> None:
     assert not is_grpc(content_type)
+
+
+def test_the_content_type_of_a_message_may_stand_anywhere() -> None:
+    assert has_grpc(((b"te", b"trailers"), (b"content-type", b"application/grpc+proto")))
+    assert not has_grpc(((b"accept", b"application/grpc"), (b"content-type", b"application/json")))
+    assert not has_grpc(())
 
 
 @pytest.mark.parametrize(

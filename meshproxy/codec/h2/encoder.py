@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 
 from meshproxy.codec.events import Headers
-from meshproxy.codec.grpc import is_grpc
+from meshproxy.codec.grpc import has_grpc
 from meshproxy.codec.h2.fields import COOKIE, FRAMING_ALIAS, OVERHEAD, REGULAR, TRACE, kind_of_name, make_field
 from meshproxy.codec.h2.hpack import encode_field
 from meshproxy.codec.headers import (
@@ -125,7 +125,7 @@ class Encoder:
             if authority:
                 pseudo = (*pseudo, (b":authority", authority))
             block, size = self._build(pseudo, headers, length)
-            if any(name == b"content-type" and is_grpc(value) for name, value in headers):
+            if has_grpc(headers):
                 block += TRAILERS_ACCEPTED
                 size += TRAILERS_ACCEPTED_SIZE
             kept = self._keep(key, block, size)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from meshproxy.codec.events import Headers, RequestHead
-from meshproxy.codec.grpc import is_grpc
+from meshproxy.codec.grpc import has_grpc
 from meshproxy.codec.h2.fields import (
     BAD_NAME,
     BAD_VALUE,
@@ -222,7 +222,7 @@ class HeadReader:
         if exceeded is not None:
             problem = Unacceptable(431, f"the head exceeds {exceeded}", exceeded)
             problem.fields = len(decoded[0]) + self._decoder.dropped
-            problem.is_grpc = _is_grpc([field for field, _, _ in decoded[0]])
+            problem.is_grpc = has_grpc([field for field, _, _ in decoded[0]])
             raise problem
         return decoded
 
@@ -276,7 +276,7 @@ def read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Parse
         return _read_request(fields, limits, block_bytes)
     except Unacceptable as problem:
         problem.fields = len(fields)
-        problem.is_grpc = _is_grpc([field for field, _, _ in fields])
+        problem.is_grpc = has_grpc([field for field, _, _ in fields])
         raise
 
 
@@ -341,7 +341,7 @@ def _read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Pars
         authority = host
     elif host is not None and host != authority and host.lower() != authority.lower():
         raise Malformed(":authority and host differ")
-    if (b"," in authority or b"[" in authority) and is_single_authority(authority) is None and not _is_grpc(headers):
+    if (b"," in authority or b"[" in authority) and is_single_authority(authority) is None and not has_grpc(headers):
         raise Malformed(":authority has several hosts or a zone, which only gRPC clients may send")
     if len(target) > limits.target_bytes:
         raise Unacceptable(414, f"the request target is longer than {limits.target_bytes} bytes", "target_bytes")
@@ -357,10 +357,6 @@ def _read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Pars
         headers[first_crumb] = b"cookie", joined
     trace = traces[0] if len(traces) == 1 else None
     return ParsedRequest(method, authority, target, tuple(headers), length, expectation is not None, trace)
-
-
-def _is_grpc(headers: list[tuple[bytes, bytes]]) -> bool:
-    return any(name == b"content-type" and is_grpc(value) for name, value in headers)
 
 
 def read_response(fields: list[Field], limits: Limits, block_bytes: int) -> ParsedResponse:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Protocol
 
 from meshproxy.codec.events import Event, Headers, WholeRequest, WholeResponse
-from meshproxy.codec.grpc import is_grpc
 from meshproxy.codec.h2.budgets import Statistics
 from meshproxy.codec.h2.control import ControlFrames
 from meshproxy.codec.h2.frames import (
@@ -49,11 +48,12 @@ class Gate(Protocol):
 
     is_shedding: bool
     """There is not."""
-    responses: tuple[Headers, Headers]
-    """What a gRPC call is refused with, whose status is 200, and any other request, 503."""
 
     def admits(self, client: Client) -> bool:
         """Whether a request that has come is begun."""
+
+    def refusal(self, headers: Headers) -> tuple[int, Headers]:
+        """Status and fields of the response to one that is not, which has these fields."""
 
 
 class JoinedFrames(ControlFrames):
@@ -107,11 +107,21 @@ class JoinedFrames(ControlFrames):
         if length is not None and length != flow:
             return NOTHING
         gate = self.gate
+        refusal = None
         if gate is not None and gate.is_shedding and not gate.admits(self):
-            self._refuse_whole(number, head.headers, flow, gate.responses)
-            return end
+            refusal = gate.refusal(head.headers)
         history.last = number
         self._room -= flow
+        counts = self.frames_received
+        counts[HEADERS] += 1
+        counts[DATA] += 1
+        self._explained += 2
+        self._empty_frames = 0
+        self.statistics.requests += 1
+        if refusal is not None:
+            self._send_refusal(number, *refusal)
+            self.return_credit(flow)
+            return end
         ours = streams[number] = Stream(number, ENDED, HEAD, self._stream_room - flow, self._peer_window)
         ours.is_head = head.method == b"HEAD"
         ours.opened = self._now
@@ -119,35 +129,8 @@ class JoinedFrames(ControlFrames):
             ours.to_come, ours.allowance = 0, most
         elif most is not None:
             ours.allowance = most - flow
-        counts = self.frames_received
-        counts[HEADERS] += 1
-        counts[DATA] += 1
-        self._explained += 2
-        self._empty_frames = 0
-        self.statistics.requests += 1
         events.append(WholeRequest(head, data[begin:end], flow))
         return end
-
-    def _refuse_whole(self, number: int, headers: Headers, flow: int, responses: tuple[Headers, Headers]) -> None:
-        """Answer a request as `refuse` does, without making anything of it."""
-        self._history.last = number
-        self._room -= flow
-        counts = self.frames_received
-        counts[HEADERS] += 1
-        counts[DATA] += 1
-        self._explained += 2
-        self._empty_frames = 0
-        self.statistics.requests += 1
-        for name, value in headers:
-            if name == b"content-type":
-                is_call = is_grpc(value)
-                break
-        else:
-            is_call = False
-        self._send_refusal(number, *((200, responses[0]) if is_call else (503, responses[1])))
-        self._owed += flow
-        if self._owed * 2 >= self._limits.connection_window:
-            self._extend_window()
 
     def _join_response(self, number: int, data: bytes, start: int, stop: int, size: int, events: list[Event]) -> int:
         """As client: a response of gRPC, HEADERS, DATA and trailers, to a request that has been sent."""

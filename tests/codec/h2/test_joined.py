@@ -138,6 +138,9 @@ class Shut:
     def admits(self, client: object) -> bool:
         return False
 
+    def refusal(self, headers: Headers) -> tuple[int, Headers]:
+        return (200, self.responses[0]) if headers[:1] == GRPC else (503, self.responses[1])
+
 
 @pytest.mark.parametrize(("headers", "status"), [(GRPC, 200), (((b"content-type", b"text/plain"),), 503), ((), 503)])
 def test_a_request_that_is_not_admitted_is_answered_and_no_event(headers: Headers, status: int) -> None:
