@@ -99,6 +99,10 @@ class Child:
         """CPU seconds so far, user and system, workers included."""
         return sum(cpu_seconds(pid) for pid in self.family())
 
+    def waited(self) -> float:
+        """Seconds so far in which its threads could run and others had the core, workers included."""
+        return sum(waited_seconds(pid) for pid in self.family())
+
     def rss(self) -> int:
         """Resident bytes now, workers included (shared pages count for each)."""
         return sum(status_bytes(pid, "VmRSS") for pid in self.family())
@@ -142,6 +146,9 @@ class Chain:
     def cpu(self) -> float:
         return sum(link.cpu() for link in self._links)
 
+    def waited(self) -> float:
+        return sum(link.waited() for link in self._links)
+
     def rss(self) -> int:
         return sum(link.rss() for link in self._links)
 
@@ -160,18 +167,33 @@ class Chain:
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process (/proc/pid/stat, fields 14 and 15); with the kernel's finer count of the time
     its threads ran, where it keeps one. 0 for a process that is gone."""
-    try:
-        threads = list(Path(f"/proc/{pid}/task").iterdir())
-        nanoseconds = sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads)
-        if nanoseconds:
-            return nanoseconds / 1e9
-    except OSError:
-        pass
+    ran, _ = _scheduled(pid)
+    if ran:
+        return ran / 1e9
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def waited_seconds(pid: int) -> float:
+    """Time for which the threads of a process waited for a core. 0 for a process that is gone, or where the kernel does
+    not count it."""
+    return _scheduled(pid)[1] / 1e9
+
+
+def _scheduled(pid: int) -> tuple[int, int]:
+    """Nanoseconds for which the threads of a process ran and waited (`sched_info`), zeros where nobody can tell."""
+    ran = waited = 0
+    try:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            fields = (thread / "schedstat").read_text().split()
+            ran += int(fields[0])
+            waited += int(fields[1])
+    except OSError:
+        return 0, 0
+    return ran, waited
 
 
 def status_bytes(pid: int, field: str) -> int:

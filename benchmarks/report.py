@@ -19,6 +19,7 @@ UNITS = {
     "server_us": "server µs/req",
     "rss_mb": "RSS MB",
     "proxy_busy": "core busy",
+    "proxy_waited": "core waited for",
     "mb_per_second": "MB/s",
     "mb_per_cpu_second": "MB/CPU s",
     "per_cpu_second": "per CPU s",
@@ -30,7 +31,7 @@ UNITS = {
     "other_cpu_us": "CPU µs/req, other tool",
     "other_per_second": "req/s, other tool",
 }
-BESIDE = ("proxy_busy", "load_us", "server_us", "rss_mb")
+BESIDE = ("proxy_busy", "proxy_waited", "load_us", "server_us", "rss_mb")
 """Figures that stand at the right of a table where they were taken: what load and model server cost, and the like."""
 COMPARED = ("cpu_us", "per_second", "mb_per_second", "mb_per_cpu_second", "per_cpu_second", "held_per_second")
 """Figures that are divided by Envoy's. Latencies are not: what a hop adds is a difference."""

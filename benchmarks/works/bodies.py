@@ -29,8 +29,10 @@ class BodiesWork(Work):
             if child is not None:
                 child.reset_peak()
             before = child.cpu() if child else 0.0
+            waited = child.waited() if child else 0.0
             run = sound(await load.driver.run_closed(load.slots, pace.duration))
             spent = child.cpu() - before if child else 0.0
+            waited = child.waited() - waited if child else 0.0
         megabytes = run.done * (self.traffic.size + self.traffic.reply) / 1e6
         figures = {
             "mb_per_second": megabytes / run.seconds,
@@ -41,6 +43,7 @@ class BodiesWork(Work):
             figures |= {
                 "mb_per_cpu_second": megabytes / spent,
                 "proxy_busy": spent / run.seconds,
+                "proxy_waited": waited / run.seconds,
                 "peak_rss_mb": child.peak_rss() / 1e6,
             }
         return figures
