@@ -301,7 +301,7 @@ class Relay(Request):
 
     def timed_out(self) -> None:
         # A server that waits for the rest of a request is not to blame for its silence.
-        if self._retries is not None and not self._waits_for_client():
+        if self._retries is not None and not self.waits_for_client():
             self._retries.deadline_passed()
 
     def closed(self, is_whole: bool) -> None:
@@ -355,7 +355,7 @@ class Relay(Request):
             return stall, self._response_unread
         if self.answer is BEGUN:
             return (idle, self._response_stalled) if idle is not None else (stall, None)
-        return stall, self._request_stalled if self._waits_for_client() else None
+        return stall, self._request_stalled if self.waits_for_client() else None
 
     def _response_unread(self) -> None:
         self.context.on_limit("body_stall_time")
@@ -376,7 +376,7 @@ class Relay(Request):
         """The body trickles in, and has not come to its model in all the time that it may stand still."""
         return self._scan is not None and self.asked is None and now - self.started > self.snapshot.limits.stall
 
-    def _waits_for_client(self) -> bool:
+    def waits_for_client(self) -> bool:
         """More of the request is missing, and the client may send it: what is held is credited, and nothing else is
         waited for."""
         if self.request_ended or self.answer is not NONE or self._owed:

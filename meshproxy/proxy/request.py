@@ -78,6 +78,10 @@ class Request(ClientSide):
         """The endpoint takes more of the request."""
         raise NotImplementedError
 
+    def waits_for_client(self) -> bool:
+        """More of the request is missing, and nothing but the client keeps it back."""
+        raise NotImplementedError
+
     def fall_back(self) -> bool:
         """It goes to the fallback of its route: see to what it asks for there. False: the caller may not."""
         raise NotImplementedError

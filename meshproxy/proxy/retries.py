@@ -223,7 +223,7 @@ class Retries:
             attempt.span_id, parent = request.context.tracer.attempt(request.trace)
         stream.send_request(request.forwarded_head(now, address, parent))
         if route.try_timeout is not None:
-            attempt.timer = request.context.loop.call_at(now + route.try_timeout, attempt.time_out)
+            attempt.timer = request.context.loop.call_at(now + route.try_timeout, self._try_over, attempt)
         takes_more = True
         for data, end in self._replay or ():
             takes_more = stream.send_data(bytes(data), end)
@@ -316,6 +316,22 @@ class Retries:
         if flag is not None:
             self._request.flag(flag)
         self._request.refuse(refusal)
+
+    @guarded
+    def _try_over(self, attempt: Attempt) -> None:
+        """`tryTimeout` has passed since the attempt's head went out, or since the end of the request: what the client
+        keeps back, the endpoint waits for. One that does not read has the time from the head."""
+        request, limit = self._request, self._route.try_timeout
+        assert limit is not None
+        now, received = request.context.now(), request.received
+        if request.waits_for_client():
+            due = now + limit
+        else:
+            due = max(attempt.sent, received if received != inf else 0.0) + limit
+        if due > now:
+            attempt.timer = request.context.loop.call_at(due, self._try_over, attempt)
+        else:
+            attempt.time_out()
 
     def drained(self, attempt: Attempt) -> None:
         """The endpoint takes more of the request."""

@@ -748,13 +748,15 @@ class Surroundings:
 class RecordedRequest(Request):
     """A request alone: its hooks are recorded, and may call what a test puts there."""
 
-    __slots__ = ("client", "hooks", "on_abandon", "on_closed", "on_timed_out")
+    __slots__ = ("client", "hooks", "is_full", "on_abandon", "on_closed", "on_timed_out")
 
     def __init__(self, context: ProxyContext, client: FakeDownstream, head: RequestHead) -> None:
         stream: Downstream = client
         Request.__init__(self, context, stream, head)
         self.client = client
         self.hooks: list[str] = []
+        self.is_full = False
+        """The endpoint does not read what has come."""
         self.on_abandon: Callable[[], None] | None = None
         self.on_closed: Callable[[bool], None] | None = None
         self.on_timed_out: Callable[[], None] | None = None
@@ -788,6 +790,9 @@ class RecordedRequest(Request):
 
     def upstream_drained(self) -> None:
         self.hooks.append("upstream_drained")
+
+    def waits_for_client(self) -> bool:
+        return not self.request_ended and not self.is_full
 
     def fall_back(self) -> bool:
         return True

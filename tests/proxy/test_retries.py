@@ -155,6 +155,37 @@ class TestReasons:
         assert made.events == [("retried", "timeout")]
         assert [stream.reset_code for stream in made.streams] == [CANCEL, None]
 
+    @pytest.mark.parametrize(("comes", "due"), [(0.1, 0.6), (0.7, 1.2), (1.4, 1.9)])
+    def test_its_time_begins_with_the_end_of_the_request(self, comes: float, due: float) -> None:
+        """The client keeps back a part of it, and the endpoint waits for that."""
+        made = Alone(RetrySettings(reasons=("timeout",)), try_timeout=0.5, ended=False).begin()
+        began = made.loop.now
+        made.send(b"bo", False)
+        made.loop.advance(comes)
+        made.send(b"dy", True)
+        made.request.received = made.loop.now
+        made.loop.advance(began + due - 0.01 - made.loop.now)
+        assert made.events == []
+        made.loop.advance(0.02)
+        assert made.events == [("retried", "timeout")]
+        assert made.cluster.all[0].reports == ["begin open", "timeout"]
+
+    def test_a_client_that_never_sends_the_rest_blames_nobody(self) -> None:
+        made = Alone(try_timeout=0.5, ended=False).begin()
+        made.send(b"bo", False)
+        made.loop.advance(5.0)
+        assert made.cluster.all[0].reports == ["begin open"]
+        made.retries.finish(is_sent=False)
+        assert made.cluster.all[0].reports == ["begin open", "cancelled"]
+        assert not made.loop.pending
+
+    def test_an_endpoint_that_does_not_read_has_the_time_from_the_head(self) -> None:
+        made = Alone(RetrySettings(reasons=("timeout",)), try_timeout=0.5, ended=False).begin()
+        made.request.is_full = True
+        made.send(b"bo", False)
+        made.loop.advance(0.5)
+        assert made.cluster.all[0].reports == ["begin open", "timeout"]
+
 
 class TestSkipped:
     """Each reason for which a failed call is not tried again, as it is counted."""
