@@ -134,6 +134,12 @@ class Endpoint:
             return False
         return self.health is None or self.health.allows(model)
 
+    @property
+    def is_on_trial(self) -> bool:
+        """The last that its own breaker heard was a failure: a call may be lost there as well."""
+        breaker = self.breaker
+        return breaker is not None and breaker.in_a_row > 0
+
     def begin(self, model: str, now: float) -> int:
         """Begin a call. Pass the result to the method that ends it."""
         self.load.in_flight += 1  # `start`, without its call
