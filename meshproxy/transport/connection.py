@@ -96,6 +96,7 @@ class ConnectionContext:
         "on_limit",
         "outbox",
         "overload",
+        "pending",
         "reaper",
         "remembers_heads",
         "requests",
@@ -128,6 +129,8 @@ class ConnectionContext:
         self.notices = Notices()
         self.turns = Turns(loop)
         """Connections with more input than is processed at once."""
+        self.pending = 0
+        """Bytes of it, of all of them."""
         self.write_bytes = EVERYTHING
         """What one write of an HTTP/2 connection may be at most; more is written in several. For servers of thousands
         of connections that are idle: TLS keeps as much memory for each as its largest write took."""

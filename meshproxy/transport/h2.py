@@ -34,8 +34,11 @@ SinkT = TypeVar("SinkT", bound=Sink)
 StreamT = TypeVar("StreamT", bound="H2Stream[Any]")
 
 MOST_PENDING = 131_072
-"""Bytes of input that wait for the connection's turn, from which on no more is read. What is read is looked at for
-resets: how many clients have given up shows while what they asked for is still waiting."""
+"""Bytes of input that wait for the connection's turn, from which on no more is read, once `MOST_PENDING_OF_ALL` wait.
+What is read is looked at for resets: how many clients have given up shows while what they asked for is still
+waiting."""
+MOST_PENDING_OF_ALL = 8 * 1_048_576
+"""The same of all connections together: a second of 8,000 calls with a token each."""
 FEW = 4
 """Pieces of output that are not joined if one of them is large: to copy that takes longer. Over TLS each piece is a
 record of its own, as the few bytes by which a header makes it longer than so many records would be, too."""
@@ -146,7 +149,7 @@ class H2Stream(Generic[SinkT]):
 class H2Driver(Connection, Generic[StreamT]):
     """What both roles have in common: dispatches events to streams, and ends every stream with the connection."""
 
-    __slots__ = ("_most_unread", "codec", "last_read", "scheme", "streams", "waiting")
+    __slots__ = ("_most_unread", "_pending", "codec", "last_read", "scheme", "streams", "waiting")
 
     def __init__(self, role: Role, shared: ConnectionContext, info: ConnectionInfo) -> None:
         super().__init__(shared, info)
@@ -161,6 +164,8 @@ class H2Driver(Connection, Generic[StreamT]):
         self.waiting: list[StreamT] = []
         """Streams whose data is framed, to be reported as drained once the socket accepts output again."""
         # All streams may have a full window waiting for a slow reader. More can only be heads: the peer does not read.
+        self._pending = 0
+        """Bytes of `ConnectionContext.pending` that are of this connection."""
         self._most_unread = min(shared.limits.streams * shared.limits.stream_window, MOST_UNREAD)
 
     def attach(self, transport: asyncio.Transport) -> None:
@@ -199,10 +204,9 @@ class H2Driver(Connection, Generic[StreamT]):
         self.last_read = now = self.shared.loop.time()
         codec = self.codec
         if codec.has_more and data:
-            codec.postpone(data)
-            codec.statistics.resets_waiting += codec.look_ahead()
-            if codec.pending > MOST_PENDING:
-                self.transport.pause_reading()
+            looks = not self.shared.overload.is_shedding  # else they are no news
+            codec.statistics.resets_waiting += codec.postpone(data, looks=looks)
+            self._hold(codec.pending)
             return
         began = thread_time()
         if codec.joins:
@@ -213,9 +217,18 @@ class H2Driver(Connection, Generic[StreamT]):
             self.touch()
         self._weigh(thread_time() - began)
         if codec.has_more:
-            if data and codec.pending > MOST_PENDING:
-                self.transport.pause_reading()
+            self._hold(codec.pending)
             self.shared.turns.add(self._take_turn)
+        else:
+            self._hold(0)
+
+    def _hold(self, pending: int) -> None:
+        """So many bytes wait for the turn of this connection."""
+        shared, before = self.shared, self._pending
+        shared.pending += pending - before
+        self._pending = pending
+        if pending > before and pending > MOST_PENDING and shared.pending > MOST_PENDING_OF_ALL:
+            self.transport.pause_reading()
 
     def _take_turn(self) -> None:
         """Process more of a read that was too much at once: other connections have had their turns."""
@@ -302,6 +315,7 @@ class H2Driver(Connection, Generic[StreamT]):
 
     def lost(self, reason: str) -> None:
         self.shared.turns.discard(self._take_turn)
+        self._hold(0)
         self.fail(ErrorCode.CANCEL, reason)
 
     def fail(self, code: int, reason: str) -> None:

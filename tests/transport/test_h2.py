@@ -284,6 +284,7 @@ class TestTurns:
     @pytest.fixture(autouse=True)
     def reads_no_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(h2, "MOST_PENDING", 0)
+        monkeypatch.setattr(h2, "MOST_PENDING_OF_ALL", 0)
 
     @pytest.fixture(autouse=True)
     def costs(self, served: Any, monkeypatch: pytest.MonkeyPatch) -> dict[bytes, float]:
@@ -457,11 +458,17 @@ def test_reading_goes_on_while_little_waits_and_resets_in_it_are_seen(
     server.data_received(frames.rst_stream(399, ErrorCode.CANCEL)[:5])
     server.data_received(frames.rst_stream(399, ErrorCode.CANCEL)[5:] + frames.rst_stream(1, ErrorCode.CANCEL))
     assert server.codec.statistics.resets_waiting == 2
-    server.data_received(frames.frame(frames.UNKNOWN, 0, 0, b"x" * 16_000) * (h2.MOST_PENDING // 16_000 + 1))
+    more = frames.frame(frames.UNKNOWN, 0, 0, b"x" * 16_000) * (h2.MOST_PENDING // 16_000 + 1)
+    server.data_received(more)
+    assert socket.is_reading
+    assert shared.pending == server.codec.pending > len(more)
+    shared.pending += h2.MOST_PENDING_OF_ALL  # of other connections
+    server.data_received(more)
     assert not socket.is_reading
     while server.codec.has_more:
         loop.turn()
     assert socket.is_reading
+    assert shared.pending == h2.MOST_PENDING_OF_ALL
     assert server.codec.statistics.resets_waiting == 2
     assert server.codec.statistics.resets_received == 2
-    assert [request.head.stream for request in served.requests][-1] == 397
+    assert {1, 399} & server.streams.keys() == set()

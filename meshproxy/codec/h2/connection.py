@@ -56,6 +56,8 @@ WHOLE = 262_144
 """Bytes of a frame of any other type, or with padding, if `Limits.frame_bytes` are more: it is read whole, and each
 read copies what has come of it."""
 
+NOWHERE, LOST = -1, -2
+
 unpack_header = FRAME_HEADER.unpack_from
 
 
@@ -79,15 +81,18 @@ class H2Connection(JoinedFrames):
     """One HTTP/2 connection, at either end. Commands and questions: `outbound.OutboundFrames`."""
 
     __slots__ = (
+        "_at",
         "_block",
         "_frame_bytes",
         "_looked_at",
+        "_postponed",
         "_preface",
         "_rest",
         "_rest_ends",
         "_rest_of",
         "_runs",
         "_tail",
+        "_unlooked",
         "has_more",
         "slice_frames",
     )
@@ -100,6 +105,10 @@ class H2Connection(JoinedFrames):
         """The part of the client's preface that has not been received."""
         self._tail = b""
         """The incomplete frame at the end of the input, or what `has_more` is about."""
+        self._at = 0
+        """How much of that has been processed. It is not cut off: each slice would copy all that is left."""
+        self._postponed = bytearray()
+        """Input behind that (`postpone`)."""
         self._rest = 0
         """Bytes to come of a DATA frame whose begin has been passed on."""
         self._rest_of = 0
@@ -108,8 +117,11 @@ class H2Connection(JoinedFrames):
         """It has END_STREAM."""
         self.slice_frames = SLICE_FRAMES if role is Role.SERVER else MAX_STREAM_ID
         """Frames that are processed at once."""
-        self._looked_at = 0
-        """How much of that has been looked at (`look_ahead`)."""
+        self._looked_at = NOWHERE
+        """Where in the input that is postponed next the next frame begins; `NOWHERE`: none has been looked at yet;
+        `LOST`: it is not known."""
+        self._unlooked = b""
+        """A part of its header that has been postponed."""
         self.has_more = False
         """Complete frames have not been processed: other connections should get their turn before the next
         `receive`."""
@@ -162,25 +174,34 @@ class H2Connection(JoinedFrames):
                         return events
             if self._preface:
                 data = self._read_preface(data)
-            if self._rest:
-                start = self._read_rest(data, events)
-            elif self.has_more:
+            if self.has_more:
                 self.has_more = False
-                data = tail + data
+                if data:
+                    self.postpone(data, looks=False)
+                data, start = tail, self._at
+                if self._rest:
+                    start = self._read_rest(data, events)
+            elif self._rest:
+                start = self._read_rest(data, events)
             elif tail:
                 if len(data) > frames.DEFAULT_FRAME_BYTES and len(tail) >= FRAME_HEADER_BYTES:
                     # Finish the frame alone, rather than copy all of a large piece for the sake of its first bytes.
                     start = FRAME_HEADER_BYTES + (unpack_header(tail)[0] >> 8) - len(tail)
                 if 0 < start <= len(data):
                     self._read_frames(tail + data[:start], 0, events)
-                    self._looked_at = max(self._looked_at - len(tail), 0)
                 else:
                     start = 0
                     data = tail + data
             stop = self._read_frames(data, start, events)
-            self._tail = data[stop:]
-            if self._looked_at:
-                self._looked_at = max(self._looked_at - stop, 0)
+            if self.has_more:
+                self._tail, self._at = data, stop
+            elif self._postponed:
+                self._tail, self._at = b"".join((data[stop:], self._postponed)), 0
+                self._postponed = bytearray()
+                self.has_more = True
+            else:
+                self._tail = data[stop:]
+                self._looked_at = NOWHERE
             if self._has_grown:
                 self._pump_all(events)
         except ConnectionFault as fault:
@@ -191,27 +212,39 @@ class H2Connection(JoinedFrames):
             self._runs.clear()
         return events
 
-    def postpone(self, data: bytes) -> None:
-        """Keep input for the next `receive`: it came although there is more than enough already (`has_more`)."""
-        self._tail += data
+    def postpone(self, data: bytes, *, looks: bool = True) -> int:
+        """Keep input for later: it came although there is more than enough already (`has_more`).
 
-    @property
-    def pending(self) -> int:
-        """Bytes of input that have not been processed."""
-        return len(self._tail)
+        Args:
+            looks: at what it is. Once it was False, nothing is looked at until all that waits has been processed.
 
-    def look_ahead(self) -> int:
-        """How many RST_STREAM frames there are in the input that has neither been processed nor looked at before: the
-        client has given up so many requests."""
-        tail, at, found = self._tail, self._looked_at, 0
-        while len(tail) - at >= FRAME_HEADER_BYTES:
-            word, _, _ = unpack_header(tail, at)
+        Returns:
+            How many RST_STREAM frames there are in the input that has neither been processed nor looked at before: the
+            client has given up so many requests.
+        """
+        self._postponed += data
+        if not looks or self._looked_at == LOST:
+            self._looked_at = LOST
+            return 0
+        if self._looked_at == NOWHERE:  # what is left of the read before, too
+            self._looked_at, self._unlooked = 0, self._tail[self._at :]
+        if self._unlooked:
+            data = self._unlooked + data
+        at, size, found = self._looked_at, len(data), 0
+        while size - at >= FRAME_HEADER_BYTES:
+            word = unpack_header(data, at)[0]
             found += word & 0xFF == RST_STREAM
             at += FRAME_HEADER_BYTES + (word >> 8)
-        self._looked_at = at
+        self._unlooked = data[at:]
+        self._looked_at = max(at - size, 0)
         if found:
             self._note_given_up(found)
         return found
+
+    @property
+    def pending(self) -> int:
+        """Bytes of input that is held."""
+        return len(self._tail) + len(self._postponed)
 
     def receive_eof(self) -> list[Event]:
         if self.is_closed:
@@ -310,6 +343,7 @@ class H2Connection(JoinedFrames):
         self._waiting = None
         self._block = None
         self._tail = b""
+        self._postponed = bytearray()
         self._rest = 0
 
     # DATA

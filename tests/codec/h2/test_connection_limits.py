@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meshproxy.codec.events import Data, Failed, Rejected, RequestHead, Reset, ResponseHead
 from meshproxy.codec.h2 import frames
-from meshproxy.codec.h2.connection import SLICE_FRAMES
+from meshproxy.codec.h2.connection import SLICE_FRAMES, H2Connection
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.h2.frames import CONTINUATION, DATA, HEADERS, frame
 from meshproxy.codec.h2.hpack import write_integer
@@ -502,11 +504,50 @@ def test_resets_behind_a_frame_that_was_cut_are_seen(talk: Callable[..., Talk]) 
     ping = frames.ping(b"12345678", ack=False)
     data, reset = server.data(1, bytes(20_000)), frames.rst_stream(1, 8)
     assert codec.receive(ping * 2, 0.0) == []
-    codec.postpone(data[:1_000])
-    assert codec.look_ahead() == 0
+    assert codec.postpone(data[:1_000]) == 0
     while codec.has_more:
         codec.receive(b"", 0.0)
     codec.receive(data[1_000:] + ping + reset, 0.0)
     assert codec.has_more
-    codec.postpone(reset * 2)
-    assert codec.look_ahead() == 3
+    assert codec.postpone(reset * 2) == 3
+    assert codec.postpone(reset, looks=False) == 0
+    assert codec.postpone(reset) == 0, "where a frame begins is not known any more"
+    while codec.has_more:
+        codec.receive(b"", 0.0)
+    codec.receive(ping * 2, 0.0)
+    assert codec.postpone(reset) == 1
+
+
+@given(cuts=st.lists(st.integers(1, 200), min_size=1), turns=st.lists(st.integers(0, 3), min_size=1))
+def test_what_is_postponed_comes_to_the_same(cuts: list[int], turns: list[int]) -> None:
+    """Wherever it is cut, and however many turns there are in between; each reset is seen once at most."""
+    client = H2Connection(Role.CLIENT, Limits(), 0.0)
+    client.receive(frames.settings([]) + frames.SETTINGS_ACK, 0.0)
+    for stream in range(1, 61, 2):
+        client.send_request(b"GET", b"http", b"x", b"/%d" % stream, (), end=True)
+        if stream % 3 == 0:
+            client.out.append(frames.ping(b"%08d" % stream, ack=False))
+            client.reset(stream, ErrorCode.CANCEL)
+    wire = client.take_output()
+    whole = H2Connection(Role.SERVER, Limits(), 0.0)
+    whole.slice_frames = 1_000
+    expected = whole.receive(wire, 0.0)
+    sliced = H2Connection(Role.SERVER, Limits(), 0.0)
+    sliced.slice_frames = 2
+    events, at, seen = [], 0, 0
+    for number in range(len(wire)):
+        piece = wire[at : at + cuts[number % len(cuts)]]
+        at += len(piece)
+        if sliced.has_more:
+            seen += sliced.postpone(piece) if piece else 0
+        elif piece:
+            events += sliced.receive(piece, 0.0)
+        for _ in range(turns[number % len(turns)] if piece else 1_000):
+            if sliced.has_more:
+                events += sliced.receive(b"", 0.0)
+        if not piece:
+            break
+    assert events == expected
+    assert sliced.take_output() == whole.take_output()
+    assert (sliced.has_more, sliced.pending) == (False, 0)
+    assert seen <= sliced.statistics.resets_received == 10
