@@ -158,15 +158,20 @@ class HeadReader:
 
     def known(self, stream: int, end: bool, block: bytes) -> RequestHead | None:
         """The same, if it can be read without decoding the block. None: it cannot."""
+        found = self.find(block)
+        return found[0].head(stream, end, found[1]) if found is not None else None
+
+    def find(self, block: bytes) -> tuple[HeadShape, list[bytes]] | None:
+        """The shape of a head that can be read without decoding its block, and the values of its slots."""
         if self.changes_table:
             return None
         if self._requests and (shape := self._requests.get(block)) is not None:
-            return shape.head(stream, end, [])
+            return shape, []
         parts = split_block(block)
         values = parts[2::3]
         del parts[2::3]
         shape = self._shapes.get((*parts,))
-        return shape.head(stream, end, values) if shape is not None else None
+        return (shape, values) if shape is not None else None
 
     def _read_fields(
         self,

@@ -19,8 +19,10 @@ from meshproxy.codec.h2.frames import (
     FRAME_HEADER,
     FRAME_HEADER_BYTES,
     HEADERS,
+    pack_header,
 )
 from meshproxy.codec.h2.patience import Patience
+from meshproxy.codec.h2.shape import HeadShape
 from meshproxy.codec.h2.stream import ENDED, HEAD, Stream
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
@@ -100,16 +102,13 @@ class JoinedFrames(ControlFrames):
             or len(streams) >= limits.streams
         ):
             return NOTHING
-        head = self._reader.known(number, False, data[start:stop])
-        if head is None:
+        found = self._reader.find(data[start:stop])
+        if found is None:
             return NOTHING
-        length = head.length
+        shape, values = found
+        length = shape.parsed.length
         if length is not None and length != flow:
             return NOTHING
-        gate = self.gate
-        refusal = None
-        if gate is not None and gate.is_shedding and not gate.admits(self):
-            refusal = gate.refusal(head.headers)
         history.last = number
         self._room -= flow
         counts = self.frames_received
@@ -118,19 +117,30 @@ class JoinedFrames(ControlFrames):
         self._explained += 2
         self._empty_frames = 0
         self.statistics.requests += 1
-        if refusal is not None:
-            self._send_refusal(number, *refusal)
+        gate = self.gate
+        if gate is not None and gate.is_shedding and not gate.admits(self):
+            self._refuse_whole(number, shape, gate)
             self.return_credit(flow)
             return end
         ours = streams[number] = Stream(number, ENDED, HEAD, self._stream_room - flow, self._peer_window)
-        ours.is_head = head.method == b"HEAD"
+        ours.is_head = shape.parsed.method == b"HEAD"
         ours.opened = self._now
         if length is not None:
             ours.to_come, ours.allowance = 0, most
         elif most is not None:
             ours.allowance = most - flow
-        events.append(WholeRequest(head, data[begin:end], flow))
+        events.append(WholeRequest(shape.head(number, False, values), data[begin:end], flow))
         return end
+
+    def _refuse_whole(self, number: int, shape: HeadShape, gate: Gate) -> None:
+        """Answer a request that is not admitted."""
+        if shape.refusal is None:
+            shape.refusal = self._encoder.kept_response(*gate.refusal(shape.parsed.headers), None)
+        block, size = shape.refusal
+        if size <= self._encoder.most and size <= self._peer_frame_bytes:  # a block of literals is shorter than that
+            self.out.append(pack_header(len(block) << 8 | HEADERS, LAST_HEADERS, number) + block)
+        else:
+            self._send_refusal(number, *gate.refusal(shape.parsed.headers))
 
     def _join_response(self, number: int, data: bytes, start: int, stop: int, size: int, events: list[Event]) -> int:
         """As client: a response of gRPC, HEADERS, DATA and trailers, to a request that has been sent."""

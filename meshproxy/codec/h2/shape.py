@@ -101,7 +101,7 @@ def split_fields(fields: list[Field]) -> tuple[FieldKey, list[bytes]]:
 class HeadShape:
     """What the heads of one shape have in common."""
 
-    __slots__ = ("before", "parsed", "places", "plans", "trace")
+    __slots__ = ("before", "parsed", "places", "plans", "refusal", "trace")
 
     def __init__(
         self,
@@ -121,6 +121,8 @@ class HeadShape:
         """Octets before each value of a slot."""
         self.plans: object = None
         """What the layers above keep of requests with such heads (`proxy.express`)."""
+        self.refusal: tuple[bytes, int] | None = None
+        """The block of the response to those that are not admitted (`joined.Gate`), and the size of its head."""
 
     def head(self, stream: int, end: bool, values: list[bytes]) -> RequestHead:
         """The head of a request on this stream, with these values of its slots. `end`: there is no body."""
