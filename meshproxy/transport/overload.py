@@ -10,9 +10,10 @@ was nothing to refuse. Only requests of clients that give up are shed (`Patience
 resets requests, out of malice or not, does not make others lose theirs.
 
 While it lasts, requests come out of a token bucket, filled at the rate at which they were served when it began. That
-rate is corrected by what it leads to. When input has been left over from reads for `OLD` seconds, what comes is old and
-too much was admitted: the rate is lowered, and all is refused until nothing is left over. Otherwise it is raised. So
-the processor is never idle, and whoever is served has not waited for longer than that.
+rate is corrected by what it leads to. When a connection has always had input left over from its reads for `OLD`
+seconds, what comes is old and too much was admitted: the rate is lowered, and all that the connection sends is refused
+until nothing is left over. Otherwise it is raised. So the processor is never idle, and whoever is served has not waited
+for longer than that.
 """
 
 from __future__ import annotations
@@ -46,15 +47,21 @@ SHEDDING_PERIOD = 0.05
 """The same while requests are shed."""
 BURST_SECONDS = 0.05
 """Requests come in bursts: what is not used of the rate for so long may be used at once."""
+KEPT = 0.95
+"""What a period counts for in the next one, when it is asked at which rate requests were served: in the last one before
+shedding begins much of the time goes into reading what waits."""
+REFILL_SECONDS = 0.02
+"""Between two times that the bucket is filled. A few requests among many that are refused have a write and a read of
+the server each, which many in a row share: they take three times as long."""
 OLD = 0.05
-"""Seconds for which input has been left over, from which on what comes is refused until none is."""
+"""Seconds for which a connection has had input left over, from which on what it sends is refused until it has none."""
 LATE = 0.06
 """Seconds by which the event loop may come late to a look: the length of its iterations. Where many connections have
 one request each, none has input left over."""
 DRAIN_SECONDS = 3.0
-"""The longest time for which all is refused, and then not."""
+"""The longest time for which what is old is refused, and then not."""
 RAISED, LOWERED = 1.02, 0.95
-"""For each look, and for each time that input was old."""
+"""For each look that found nothing old, and for the first that did."""
 LEAST_SHARE = 0.25
 """Of the first rate: where refusing alone takes all the time, less would not help."""
 LEAST_RATE = 1 / BURST_SECONDS
@@ -72,11 +79,12 @@ class Overload:
         "_busy",
         "_busy_seconds",
         "_calm_since",
-        "_drained_by",
+        "_carried",
         "_first_rate",
+        "_fresh",
         "_given_up",
         "_loop",
-        "_not_before",
+        "_met_old",
         "_number",
         "_on_limit",
         "_rate",
@@ -86,6 +94,7 @@ class Overload:
         "_seen",
         "_statistics",
         "_turns",
+        "_was_old",
         "deadline",
         "is_shedding",
         "refused",
@@ -124,14 +133,16 @@ class Overload:
         self._seen = self._busy = 0.0
         self._begun = self._given_up = self._refused = 0
         self._calm_since = 0.0
+        self._carried = 0.0
+        """Requests a second, the most of the last periods."""
         # The token bucket.
         self._rate = self._first_rate = 0.0
         self._room = 0.0
         self._refilled = 0.0
-        self._drained_by: float | None = None
-        """`loop.time()` until which all is refused while input is left over, if it is."""
-        self._not_before = 0.0
-        """`loop.time()` from which that may be so again."""
+        self._fresh = 0.0
+        """`loop.time()` when something that was not old came last, or when it began."""
+        self._met_old = self._was_old = False
+        """Since the last look something was old; between the two before."""
 
     def admits(self, client: Client) -> bool:
         """Whether the request that has come is begun, while requests are shed. False: refuse it. Requests of a client
@@ -144,10 +155,11 @@ class Overload:
             if not patience.is_short(client.requests, now):
                 return True
             patience.shed_in = self._number
-        if not self._is_behind(now):
-            room = self._room + (now - self._refilled) * self._rate
-            self._refilled = now
-            self._room = min(room, self._rate * BURST_SECONDS)
+        if not self._is_old(now):
+            passed = now - self._refilled
+            if passed >= REFILL_SECONDS:
+                self._refilled = now
+                self._room = min(self._room + passed * self._rate, self._rate * BURST_SECONDS)
             if self._room >= 1.0:
                 self._room -= 1.0
                 return True
@@ -160,21 +172,13 @@ class Overload:
         grpc, other = self.responses
         return (200, grpc) if has_grpc(headers) else (503, other)
 
-    def _is_behind(self, now: float) -> bool:
-        """Whether what comes is old, so that all is refused."""
-        if self._drained_by is None:
-            if not self._turns or now - self._turns.since < OLD or now < self._not_before:
-                return False
-            self._lower()
-            self._drained_by = now + DRAIN_SECONDS
-            return True
-        if self._turns and now < self._drained_by:
-            return True
-        self._not_before = now + DRAIN_SECONDS if self._turns else now
-        self._drained_by = None
-        self._refilled = now
-        self._room = 0.0
-        return False
+    def _is_old(self, now: float) -> bool:
+        """Whether the connection whose turn it is sent this long ago, and it is refused for that."""
+        if now - self._turns.since < OLD:
+            self._fresh = now
+            return False
+        self._met_old = True
+        return (now - self._fresh) % (2 * DRAIN_SECONDS) < DRAIN_SECONDS
 
     def _lower(self) -> None:
         """More was admitted than there is time for."""
@@ -192,34 +196,38 @@ class Overload:
         is_busy = busy >= BUSY_SHARE * seconds
         if self.is_shedding:
             self._correct(now, seconds - SHEDDING_PERIOD)
-        elif is_busy and resets >= GIVEN_UP_LEAST and resets >= GIVEN_UP_SHARE * requests:
-            self._begin(now, requests / seconds)
-            fields = {"requests": requests, "given_up": resets, "seconds": round(seconds, 2)}
-            logger.warning(
-                "overloaded: clients give up before they are served, and new requests are refused: add replicas, "
-                "processors or workers",
-                extra={"fields": fields},
-            )
+        else:
+            self._carried = max(requests / seconds, KEPT * self._carried)
+            if is_busy and resets >= GIVEN_UP_LEAST and resets >= GIVEN_UP_SHARE * requests:
+                self._begin(now)
+                fields = {"requests": requests, "given_up": resets, "seconds": round(seconds, 2)}
+                logger.warning(
+                    "overloaded: clients give up before they are served, and new requests are refused: add replicas, "
+                    "processors or workers",
+                    extra={"fields": fields},
+                )
         self.deadline = now + (SHEDDING_PERIOD if self.is_shedding else PERIOD)
 
-    def _begin(self, now: float, rate: float) -> None:
+    def _begin(self, now: float) -> None:
         self.is_shedding = True
         self._number += 1
         self._calm_since = now
-        self._rate = self._first_rate = max(rate, LEAST_RATE)
+        self._rate = self._first_rate = max(self._carried, LEAST_RATE)
         self._room = 0.0
         self._refilled = now
-        self._drained_by = now + DRAIN_SECONDS
+        self._fresh = now
+        self._was_old = True
         self._refused = self.refused
 
     def _correct(self, now: float, late: float) -> None:
         """Set the rate by its effect, or end."""
         refused, self._refused = self.refused - self._refused, self.refused
+        was_old, self._was_old, self._met_old = self._was_old, self._met_old, False
         if refused:
             self._calm_since = now
-            if late > LATE:
+            if late > LATE or self._was_old > was_old:
                 self._lower()
-            elif self._drained_by is None:
+            elif not self._was_old:
                 self._rate *= RAISED
         elif now - self._calm_since >= CALM_SECONDS:
             self.is_shedding = False

@@ -6,6 +6,7 @@ slices, and however many clients do that, one slice is all that comes in between
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,20 +21,21 @@ class Turns:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: dict[Callable[[], None], None] = {}
+        self._waiting: dict[Callable[[], None], float] = {}
+        """And `loop.time()` since which each has always had work left over."""
         self._is_due = False
         """`_next` is scheduled."""
-        self.since = 0.0
-        """`loop.time()` since which there has always been somebody in the queue, if there is."""
+        self.since = inf
+        """The same of the one whose turn it is; `inf` between two turns."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, work: Callable[[], None]) -> None:
-        """Call `work` once, when it is its turn. It raises nothing, and may add itself again."""
-        if not self._waiting:
-            self.since = self._loop.time()
-        self._waiting[work] = None
+        """Call `work` once, when it is its turn. It raises nothing, and may add itself again: it has waited for as long
+        as before then."""
+        if work not in self._waiting:
+            self._waiting[work] = min(self.since, self._loop.time())
         self._schedule()
 
     def discard(self, work: Callable[[], None]) -> None:
@@ -48,10 +50,8 @@ class Turns:
     def _next(self) -> None:
         self._is_due = False
         if self._waiting:
-            since = self.since
             work = next(iter(self._waiting))
-            del self._waiting[work]
+            self.since = self._waiting.pop(work)
             self._schedule()
             work()
-            if self._waiting:
-                self.since = since
+            self.since = inf

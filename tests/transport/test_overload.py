@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from itertools import pairwise
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +24,7 @@ from meshproxy.transport.overload import (
     OLD,
     PERIOD,
     RAISED,
+    REFILL_SECONDS,
     SHEDDING_PERIOD,
     Overload,
     thread_busy_seconds,
@@ -29,10 +32,6 @@ from meshproxy.transport.overload import (
 from meshproxy.transport.turns import Turns
 
 RATE = 1_000
-
-
-def work() -> None:
-    """What is left over from a read."""
 
 
 class Process:
@@ -55,8 +54,15 @@ class Process:
         self.client.requests = ENOUGH
         self.client.patience.gave_up(ENOUGH, 0, self.loop.now)
 
-    def admits(self) -> bool:
-        return self.overload.admits(self.client)
+    def admits(self, since: float = inf) -> bool:
+        """Whether its next request is; in the turn of a connection that has had input left over since then, if any."""
+        if since == inf:
+            return self.overload.admits(self.client)
+        found = []
+        self.turns._waiting[work := lambda: found.append(self.overload.admits(self.client))] = since
+        self.turns.add(work)
+        self.loop.turn()
+        return found[0]
 
     def passes(self, *, requests: int = RATE // 4, resets: int = 0, busy: float = 1.0) -> None:
         """A period."""
@@ -119,19 +125,19 @@ def test_clients_that_give_up_begin_it(process: Process, kind: str, caplog: pyte
 
 
 def test_old_input_is_refused_first(process: Process) -> None:
-    process.turns.add(work)
+    before = process.loop.now
     overload = process.overloaded()
     process.loop.now += 0.1
-    assert not any(process.admits() for _ in range(100))
-    process.turns.discard(work)
-    assert process.shed() == pytest.approx(RATE, rel=0.1)
-    assert overload.refused > 500
+    assert not any(process.admits(since=before) for _ in range(100))
+    process.overload.expire(process.loop.now)
+    assert overload._rate == RATE, "what had waited says nothing of it"
+    assert process.shed() == pytest.approx(RATE, rel=0.5)
     assert process.limits == ["overload"] * overload.refused
+    assert overload.refused > 500
 
 
 def test_a_client_that_waits_is_served(process: Process) -> None:
     """Whatever others do, and however much of it is left over."""
-    process.turns.add(work)
     overload = process.overloaded()
     patient = SimpleNamespace(patience=None, requests=5_000)
     assert all(overload.admits(patient) for _ in range(2_000))
@@ -149,18 +155,26 @@ def test_who_has_given_up_is_shed_until_the_end(process: Process) -> None:
     process.overloaded()
     for _ in range(100):
         process.client.requests += 500
-        assert process.shed() == pytest.approx(process.overload._rate, rel=0.1)
+        assert process.shed() == pytest.approx(process.overload._rate, rel=0.5)
     assert process.overload.refused > 0
 
 
 def test_but_not_for_ever(process: Process) -> None:
     """Where refusing takes all the time, some are served all the same."""
-    process.turns.add(work)
     process.overloaded()
-    process.loop.now += DRAIN_SECONDS
-    assert process.shed(1.0) == pytest.approx(RATE, rel=0.1)
-    process.loop.now += DRAIN_SECONDS
-    assert process.shed() == 0
+    begun = process.loop.now
+    admitted = []
+    while process.loop.now < begun + 4 * DRAIN_SECONDS:
+        process.loop.now += SHEDDING_PERIOD
+        admitted.append(process.admits(since=begun - 1.0))
+        process.overload.expire(process.loop.now)
+    quarter = len(admitted) // 4
+    assert [sum(admitted[at : at + quarter]) > quarter // 2 for at in range(0, 4 * quarter, quarter)] == [
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_some_are_served_although_none_came_before(process: Process) -> None:
@@ -177,15 +191,39 @@ def test_some_are_served_although_none_came_before(process: Process) -> None:
 
 
 def test_what_has_been_left_over_for_long_is_old(process: Process) -> None:
-    process.overloaded()
+    overload = process.overloaded()
     assert process.shed() > 0
-    process.turns.add(work)
+    since = process.loop.now
     process.loop.now += 0.9 * OLD
-    assert process.admits()
+    assert process.admits(since)
     process.loop.now += 0.2 * OLD
-    assert not process.admits()
-    process.turns.discard(work)
-    assert process.shed() == pytest.approx(RATE * RAISED * LOWERED, rel=0.1)
+    assert not process.admits(since)
+    assert process.admits(), "of a connection that has nothing left over"
+    rate = overload._rate
+    for factor in (LOWERED, LOWERED):  # once, and it is not raised until nothing is old
+        process.loop.now += SHEDDING_PERIOD
+        overload.expire(process.loop.now)
+        assert overload._rate == pytest.approx(rate * factor)
+        assert not process.admits(since)
+    process.loop.now += SHEDDING_PERIOD
+    overload.expire(process.loop.now)
+    process.shed()
+    assert overload._rate == pytest.approx(rate * LOWERED * RAISED)
+
+
+def test_requests_are_admitted_in_a_row(process: Process) -> None:
+    """A single one among many that are refused costs three times as much."""
+    process.overloaded()
+    process.shed()
+    while process.admits():
+        pass
+    found = []
+    for _ in range(100):
+        process.loop.now += 0.001
+        found += [process.admits() for _ in range(5)]
+    begins = sum(1 for before, after in pairwise(found) if after and not before)
+    assert sum(found) == pytest.approx(0.1 * RATE, rel=0.3)
+    assert begins <= 0.1 / REFILL_SECONDS
 
 
 def test_a_burst_is_admitted_after_a_pause(process: Process) -> None:

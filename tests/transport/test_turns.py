@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from meshproxy.transport.turns import Turns
 from tests.proxy.fakes import FakeLoop
 
@@ -54,20 +56,31 @@ def test_work_that_is_not_wanted_any_more_has_no_turn() -> None:
     assert done == ["second", "second"]
 
 
-def test_it_is_known_since_when_somebody_has_waited() -> None:
+def test_it_is_known_since_when_whose_turn_it_is_has_had_work() -> None:
     loop = FakeLoop()
     turns = Turns(loop.real)
     begun = loop.real.time()
+    seen: list[tuple[str, float]] = []
 
-    def again() -> None:
-        turns.add(again)
+    def first() -> None:
+        seen.append(("first", turns.since - begun))
+        turns.add(first)
 
-    turns.add(again)
-    for _ in range(3):
+    def second() -> None:
+        seen.append(("second", turns.since - begun))
+
+    turns.add(first)
+    for _ in range(2):
         loop.advance(1.0)
         loop.turn()
-    assert turns.since == begun
-    turns.discard(again)
+        assert turns.since == inf
+    turns.add(second)
+    turns.add(second)
     loop.advance(1.0)
-    turns.add(again)
-    assert turns.since == loop.real.time() == begun + 4.0
+    for _ in range(3):
+        loop.turn()
+    assert seen == [("first", 0.0)] * 3 + [("second", 2.0), ("first", 0.0)]
+    turns.discard(first)
+    turns.add(first)
+    loop.turn()
+    assert seen[-1] == ("first", 3.0)
