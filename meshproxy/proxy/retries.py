@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 TRIAL_SECONDS = 0.5
 """For how long a call waits alone for an endpoint that failed the last one, be it the probe of a breaker: less, if half
 of the time left is. Then another endpoint gets the call, too, as it is the breaker that wants to know, not the caller.
-An endpoint that had all of this time, and is behind the other one nevertheless, has failed again."""
+One that had all of it since the end of the request, and is behind the other nevertheless, has failed again."""
 
 
 class Retries:
@@ -371,8 +371,10 @@ class Retries:
         other = self._other(attempt)
         self.current, self._hedge = attempt, None
         if other is not None:
-            if other is self._trial and self._request.context.now() - other.sent >= TRIAL_SECONDS:
-                other.report(Failure.TIMEOUT)
+            if other is self._trial:
+                since = max(other.sent, self._request.received)  # a request is sent again only when it is complete
+                if self._request.context.now() - since >= TRIAL_SECONDS:
+                    other.report(Failure.TIMEOUT)
             other.cancel()
             self.upstream = attempt.upstream
 

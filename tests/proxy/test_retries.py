@@ -99,6 +99,8 @@ class Alone:
     def send(self, data: bytes, end: bool) -> bool:
         """A piece of the body comes."""
         self.request.request_ended = end
+        if end and self.request.received:
+            self.request.received = self.loop.now
         return self.retries.send(data, end)
 
     @property
@@ -406,6 +408,18 @@ class TestHedging:
     def test_a_caller_in_a_hurry_does_not_wait_and_does_not_judge(self) -> None:
         made = self.on_trial(timeout=0.6)
         made.loop.advance(0.3)
+        made.streams[1].respond(b"well")
+        assert made.client.body == b"well"
+        assert made.cluster.all[0].reports == ["begin open", "cancelled"]
+        made.around.assert_nothing_left()
+
+    def test_nor_does_one_that_kept_back_its_request(self) -> None:
+        made = Alone(ended=False, endpoints=2)
+        made.cluster.all[0].is_on_trial = True
+        made.begin()
+        made.loop.advance(0.4)
+        made.send(b"body", True)
+        made.loop.advance(0.2)
         made.streams[1].respond(b"well")
         assert made.client.body == b"well"
         assert made.cluster.all[0].reports == ["begin open", "cancelled"]
