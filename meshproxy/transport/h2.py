@@ -219,7 +219,7 @@ class H2Driver(Connection, Generic[StreamT]):
         if codec.has_more:
             self._hold(codec.pending)
             self.shared.turns.add(self._take_turn)
-        else:
+        elif self._pending:
             self._hold(0)
 
     def _hold(self, pending: int) -> None:

@@ -132,9 +132,9 @@ class HeadReader:
     def request(self, stream: int, end: bool, block: bytes) -> RequestHead:
         """Read the head of a request on this stream. `end`: it has no body. Raises Malformed, Unacceptable,
         CompressionFault."""
-        head = self.known(stream, end, block)
-        if head is not None:
-            return head
+        found = self.find(block)
+        if found is not None:
+            return found[0].head(stream, end, found[1])
         did_change = self.changes_table
         fields, self.changes_table = self._fields(block)
         key, values = split_fields(fields)
@@ -156,13 +156,9 @@ class HeadReader:
                 self._keep(self._shapes, (*parts,), shape, len(block), len(fields))
         return _make_head(stream, end, parsed, shape)
 
-    def known(self, stream: int, end: bool, block: bytes) -> RequestHead | None:
-        """The same, if it can be read without decoding the block. None: it cannot."""
-        found = self.find(block)
-        return found[0].head(stream, end, found[1]) if found is not None else None
-
     def find(self, block: bytes) -> tuple[HeadShape, list[bytes]] | None:
-        """The shape of a head that can be read without decoding its block, and the values of its slots."""
+        """The shape of a head that can be read without decoding its block, and the values of its slots. None: it
+        cannot."""
         if self.changes_table:
             return None
         if self._requests and (shape := self._requests.get(block)) is not None:
