@@ -208,6 +208,8 @@ class YamlDocument:
 
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff]")
 """JSON may have them as they are, YAML may not."""
+_LINES = re.compile(r"\S.*\n(?:|(?:.*\n)*.*\S\n?)")
+"""Text of which a block keeps every line break, also where an edit puts it: it begins and ends with something."""
 _NEIGHBOUR = {"initContainers": "containers", "volumes": "containers", "lifecycle": "image"}
 """Before which member a new one is put; without an entry it comes first."""
 
@@ -232,7 +234,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        style = "|" if "\n" in text else '"' if text.startswith("{") else None
+        style = "|" if _LINES.fullmatch(text) else '"' if "\n" in text or text.startswith("{") else None
         return self.represent_scalar("tag:yaml.org,2002:str", text, style)
 
 

@@ -124,6 +124,15 @@ def test_what_is_no_yaml(text: str) -> None:
         YamlDocument(text).content()
 
 
+@pytest.mark.parametrize("text", ["\n", "\na", " \n", "a\n\n", "a\n \n", "a\nb", "a\nb\n", "a\n\nb", "a\n", "\n a"])
+def test_line_breaks_of_a_text_are_kept(text: str) -> None:
+    document = YamlDocument("a:\n  b: 1\n")
+    document.put(("a", "new"), [text])
+    assert document.content() == {"a": {"new": [text], "b": 1}}
+    document.remove(("a", "new"))
+    assert document.text == "a:\n  b: 1\n"
+
+
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text(st.characters(codec="ascii"), max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("pqrs"), inner, max_size=3),
