@@ -40,12 +40,6 @@ if TYPE_CHECKING:
     from meshproxy.upstream.latency import Latency
 
 
-TRIAL_SECONDS = 0.5
-"""For how long a call waits alone for an endpoint that failed the last one, be it the probe of a breaker: less, if half
-of the time left is. Then another endpoint gets the call, too, as it is the breaker that wants to know, not the caller.
-One that had all of it since the end of the request, and is behind the other nevertheless, has failed again."""
-
-
 class Retries:
     """Makes the attempts of one request, and listens to them (`attempt.AttemptListener`)."""
 
@@ -64,7 +58,6 @@ class Retries:
         "_request",
         "_route",
         "_timer",
-        "_trial",
         "_tried",
         "count",
         "current",
@@ -101,8 +94,6 @@ class Retries:
         self.current: Attempt | None = None
         self._hedge: Attempt | None = None
         """The second one, made while the first had not answered."""
-        self._trial: Attempt | None = None
-        """The first one, if its endpoint had failed the last call."""
         self._committed: Attempt | None = None
         """Whose answer is on its way to the client."""
         self.upstream: Upstream | None = None
@@ -240,15 +231,8 @@ class Retries:
         if attempt is not self.current:
             return  # a hedge: the whole of the body was kept
         self.upstream = stream
-        if self.count == 1:
-            hedge_after = route.retry.hedge_after
-            tried = attempt.endpoint
-            if tried.is_on_trial and self._cluster.allows(request.is_grpc, self._model, now, (tried,)):
-                self._trial = attempt
-                left = request.due - now if request.due else inf
-                hedge_after = min(TRIAL_SECONDS, left / 2, inf if hedge_after is None else hedge_after)
-            if hedge_after is not None:
-                self._timer = request.context.loop.call_at(now + hedge_after, self._hedge_now)
+        if self.count == 1 and route.retry.hedge_after is not None:
+            self._timer = request.context.loop.call_at(now + route.retry.hedge_after, self._hedge_now)
         request.request_sent(takes_more)
 
     def interim(self, attempt: Attempt, head: ResponseHead) -> None:
@@ -371,10 +355,6 @@ class Retries:
         other = self._other(attempt)
         self.current, self._hedge = attempt, None
         if other is not None:
-            if other is self._trial:
-                since = max(other.sent, self._request.received)  # a request is sent again only when it is complete
-                if self._request.context.now() - since >= TRIAL_SECONDS:
-                    other.report(Failure.TIMEOUT)
             other.cancel()
             self.upstream = attempt.upstream
 
@@ -504,7 +484,7 @@ class Retries:
             self._stop_timer()
         attempt, hedge = self.current, self._hedge
         # Reference circles would have to wait for the garbage collector.
-        self.current = self._hedge = self._trial = self._committed = self.upstream = None
+        self.current = self._hedge = self._committed = self.upstream = None
         if hedge is not None:
             hedge.cancel()
         if attempt is not None and not (is_sent and attempt.state is WHOLE and attempt.takes_more):

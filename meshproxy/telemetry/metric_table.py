@@ -308,12 +308,7 @@ RETRIES_SKIPPED = counter(
 RETRY_BUDGET_EXHAUSTED = counter(
     "meshproxy_retry_budget_exhausted_total", "Retries prevented by the retry budget.", "direction", "model", "reason"
 )
-HEDGES = counter(
-    "meshproxy_hedges_total",
-    "Requests sent to a second endpoint: after `hedgeAfter`, or when one that failed the last call is silent.",
-    "direction",
-    "model",
-)
+HEDGES = counter("meshproxy_hedges_total", "Hedged requests sent after `hedgeAfter`.", "direction", "model")
 FALLBACKS = counter(
     "meshproxy_fallbacks_total", "Requests sent to the `fallback` server of their route.", "direction", "route"
 )

@@ -59,10 +59,10 @@ class Breaker:
     __slots__ = (
         "_draw",
         "_failing_since",
+        "_in_a_row",
         "_open_for",
         "_settings",
         "_window",
-        "in_a_row",
         "is_clean",
         "is_closed",
         "on_change",
@@ -88,8 +88,7 @@ class Breaker:
         self._draw = draw
         self._window = _Window(settings.window / _TENTHS) if settings.success_rate is not None else None
         self._open_for = settings.open_for  # how long it stays open the next time, before jitter
-        self.in_a_row = 0
-        """Failures since the last success; kept until it closes again."""
+        self._in_a_row = 0
         self._failing_since = 0.0  # when the first of those in a row ended
         self.is_clean = self._window is None
         """Closed, and a success would change nothing: for the hot path."""
@@ -115,7 +114,7 @@ class Breaker:
             return
         if self.is_closed:
             if token == self.token:
-                self.in_a_row = 0
+                self._in_a_row = 0
                 if self._window is None:
                     self.is_clean = True
                 else:
@@ -142,11 +141,11 @@ class Breaker:
             self._become(State.OPEN)
 
     def _count_failure(self, now: float, at_once: bool) -> None:
-        if not self.in_a_row:
+        if not self._in_a_row:
             self._failing_since = now
-        self.in_a_row += 1
+        self._in_a_row += 1
         self.is_clean = False
-        is_too_much = self.in_a_row >= self._settings.consecutive_failures and (
+        is_too_much = self._in_a_row >= self._settings.consecutive_failures and (
             at_once or now - self._failing_since >= self._settings.failing_for
         )
         if self._window is not None:
@@ -172,7 +171,7 @@ class Breaker:
     def _close(self) -> None:
         self.retry_at = 0.0
         self._open_for = self._settings.open_for
-        self.in_a_row = 0
+        self._in_a_row = 0
         if self._window is not None:
             self._window.clear()
         self._become(State.CLOSED)

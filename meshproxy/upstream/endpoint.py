@@ -46,7 +46,6 @@ class Endpoint:
         "grpc",
         "health",
         "is_ejected",
-        "is_on_trial",
         "is_sidecar",
         "key",
         "load",
@@ -97,8 +96,6 @@ class Endpoint:
         self._draw = draw
         self._on_change = on_change
         self.breaker: Breaker | None = self._make_breaker("") if settings is not None else None
-        self.is_on_trial = False
-        """The last that its own breaker heard was a failure: a call may be lost there as well."""
         self._models: dict[str, Breaker] = {}
         """Breakers of models that have failed."""
         self._is_unreachable = False
@@ -160,7 +157,6 @@ class Endpoint:
         if breaker is not None:
             if not breaker.is_clean:
                 breaker.succeeded(token & _TOKEN, now)
-                self.is_on_trial = breaker.in_a_row > 0
             if self._models and (failing := self._models.get(model)) is not None:
                 failing.succeeded((token >> 32) + 1, now)
 
@@ -185,10 +181,8 @@ class Endpoint:
         if is_of_endpoint:
             self._is_unreachable = failure is Failure.CONNECT
             breaker.failed(token & _TOKEN, now, at_once=self._is_unreachable and not is_slow)
-            self.is_on_trial = breaker.in_a_row > 0
         elif is_of_model:
             breaker.succeeded(token & _TOKEN, now)
-            self.is_on_trial = breaker.in_a_row > 0
             if model:
                 self._breaker_of(model).failed((token >> 32) + 1, now, at_once=False)
             return

@@ -365,7 +365,6 @@ class FakeEndpoint:
     def __init__(self, key: str = "endpoint-0", make_stream: Callable[[], FakeUpstream] = FakeUpstream) -> None:
         self.key = key
         self.is_sidecar = False
-        self.is_on_trial = False
         self.pool = FakePool(make_stream)
         self.rest: FakePool | None = self.pool
         self.grpc: FakePool | None = self.pool

@@ -378,59 +378,6 @@ class TestHedging:
         made.streams[0].reader.head_received(head(103))
         assert [status for status, _ in made.client.heads] == [103]
 
-    def on_trial(self, *, timeout: float | None = None, endpoints: int = 2) -> Alone:
-        """Whose first endpoint failed its last call."""
-        made = Alone(ended=False, timeout=timeout, endpoints=endpoints)
-        made.cluster.all[0].is_on_trial = True
-        made.begin().send(b"body", True)
-        return made
-
-    def test_after_a_failure_another_endpoint_gets_the_call_too(self) -> None:
-        made = self.on_trial(timeout=3.0)
-        made.loop.advance(0.49)
-        assert len(made.streams) == 1
-        made.loop.advance(0.01)
-        assert [stream.body for stream in made.streams] == [b"body", b"body"]
-        made.streams[1].respond(b"well")
-        assert made.client.body == b"well"
-        assert made.streams[0].reset_code == CANCEL
-        assert [each.reports for each in made.cluster.all] == [["begin open", "timeout"], ["begin open", "succeeded"]]
-        assert made.events == [("hedged",)]
-        made.around.assert_nothing_left()
-
-    def test_one_that_is_slow_and_first_has_not_failed_again(self) -> None:
-        made = self.on_trial()
-        made.loop.advance(0.6)
-        made.streams[0].respond(b"well")
-        assert [each.reports for each in made.cluster.all] == [["begin open", "succeeded"], ["begin open", "cancelled"]]
-        made.around.assert_nothing_left()
-
-    def test_a_caller_in_a_hurry_does_not_wait_and_does_not_judge(self) -> None:
-        made = self.on_trial(timeout=0.6)
-        made.loop.advance(0.3)
-        made.streams[1].respond(b"well")
-        assert made.client.body == b"well"
-        assert made.cluster.all[0].reports == ["begin open", "cancelled"]
-        made.around.assert_nothing_left()
-
-    def test_nor_does_one_that_kept_back_its_request(self) -> None:
-        made = Alone(ended=False, endpoints=2)
-        made.cluster.all[0].is_on_trial = True
-        made.begin()
-        made.loop.advance(0.4)
-        made.send(b"body", True)
-        made.loop.advance(0.2)
-        made.streams[1].respond(b"well")
-        assert made.client.body == b"well"
-        assert made.cluster.all[0].reports == ["begin open", "cancelled"]
-        made.around.assert_nothing_left()
-
-    def test_not_if_there_is_no_other(self) -> None:
-        made = self.on_trial(endpoints=1)
-        assert not made.loop.pending
-        made.streams[0].respond(b"well")
-        assert made.cluster.all[0].reports == ["begin open", "succeeded"]
-
     @pytest.mark.parametrize("why", ["verb", "no other endpoint", "budget"])
     def test_none_is_made(self, why: str) -> None:
         budget = RetryBudget(0.0, 0.1)

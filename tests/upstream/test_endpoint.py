@@ -195,35 +195,6 @@ class TestProbe:
         assert endpoint.retry_at("m") == pytest.approx(102.2)
 
 
-class TestTrial:
-    def test_begins_with_a_failure_and_ends_with_a_success(self) -> None:
-        endpoint = make(BreakerSettings())
-        assert not endpoint.is_on_trial
-        fail(endpoint, Failure.TIMEOUT)
-        assert endpoint.is_on_trial
-        succeed(endpoint)
-        assert not endpoint.is_on_trial
-
-    def test_lasts_while_its_breaker_is_open(self) -> None:
-        endpoint = make(ONCE)
-        fail(endpoint, Failure.CONNECT)
-        assert endpoint.is_on_trial
-        probe = endpoint.begin("m", 101.0)
-        assert endpoint.is_on_trial
-        endpoint.succeeded("m", 0.1, 101.0, probe)
-        assert not endpoint.is_on_trial
-
-    def test_is_not_for_models_that_fail(self) -> None:
-        endpoint = make(ONCE)
-        fail(endpoint, Failure.UNAVAILABLE)
-        assert not endpoint.is_on_trial
-
-    def test_is_not_without_breakers(self) -> None:
-        endpoint = make(None)
-        fail(endpoint, Failure.TIMEOUT)
-        assert not endpoint.is_on_trial
-
-
 class TestCalm:
     @pytest.mark.parametrize("failure", [Failure.CONNECT, Failure.ERROR])
     def test_is_where_no_breaker_doubts(self, failure: Failure) -> None:

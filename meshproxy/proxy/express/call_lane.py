@@ -169,9 +169,6 @@ class CallLane:
                 endpoint = cluster.pick(True, plan.model, started, None, ())
             except NoEndpoint:
                 return self._missed(Outcome.ENDPOINT)
-            if endpoint.is_on_trial:
-                cluster.give_back(True, endpoint)  # another one may have to answer in its place
-                return self._missed(Outcome.ENDPOINT)
         pool = endpoint.grpc
         if pool is None or endpoint.is_sidecar is not plan.is_sidecar:
             cluster.give_back(True, endpoint)

@@ -148,9 +148,6 @@ class Lane:
                 endpoint = cluster.pick(False, plan.model, started, None, ())
             except NoEndpoint:
                 return self._missed(Outcome.ENDPOINT)
-            if endpoint.is_on_trial:
-                cluster.give_back(False, endpoint)  # another one may have to answer in its place
-                return self._missed(Outcome.ENDPOINT)
         pool = endpoint.rest
         if pool is None or endpoint.is_sidecar is not plan.is_sidecar:
             cluster.give_back(False, endpoint)

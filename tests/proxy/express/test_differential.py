@@ -348,14 +348,6 @@ def test_of_several_servers_only_the_sidecar_says_that_it_refused() -> None:
     assert lane.count(Outcome.ENDPOINT) > 0
 
 
-def test_a_call_does_not_ride_to_a_server_that_failed_the_last_one() -> None:
-    """Another one may have to answer in its place."""
-    calls = [step for number in range(10, 30) for step in exchange(number)]
-    lane = play([*WARM, ASK, ("hang up", True), *calls], TwoServersRig)
-    assert lane.count(Outcome.ENDPOINT) == 1
-    assert min(lane.endpoint.record.calls, lane.other.record.calls) > 1  # type: ignore[attr-defined]
-
-
 def test_with_spans_calls_of_several_servers_do_not_ride() -> None:
     """They tell which endpoints were passed over."""
     lane = play([*WARM, *exchange(10)], TwoServersRig, records=True)
