@@ -450,8 +450,8 @@ class Retries:
         request, current, cluster, route = self._request, self.current, self._cluster, self._route
         if self._committed is not None or current is None or current.is_over or self._hedge is not None:
             return
-        if not request.request_ended or self._replay is None:
-            return
+        if self._replay is None or not (request.head.end or (self._replay and self._replay[-1][1])):
+            return  # not all of it has been sent on, or it was not kept
         call = request.forwarded
         if call is None or call.verb not in route.retry.verbs:
             return

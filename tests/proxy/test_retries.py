@@ -390,11 +390,13 @@ class TestHedging:
         )
         assert (len(made.streams), made.events) == (1, [])
 
-    @pytest.mark.parametrize("why", ["not whole", "not kept", "answered"])
+    @pytest.mark.parametrize("why", ["not whole", "not sent on", "not kept", "answered"])
     def test_none_is_made_either(self, why: str) -> None:
         settings = RetrySettings(hedge_after=0.1, replay_bytes=3 if why == "not kept" else 100)
         made = Alone(settings, ended=False).begin()
-        made.send(b"body", why != "not whole")
+        made.send(b"body", why not in ("not whole", "not sent on"))
+        if why == "not sent on":  # the rest has come, and waits for its turn to be scanned
+            made.request.request_ended = True
         if why == "answered":
             made.streams[0].reader.head_received(head())
         made.loop.advance(0.1)
