@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 from collections.abc import Callable, Mapping
 
@@ -22,13 +21,6 @@ settings.load_profile("meshproxy")
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One more than there are cores: tests of whole processes wait a third of their time, for a start or a timer."""
     return len(os.sched_getaffinity(0)) + 1
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """The garbage collector leaves alone what was there before the first test: 18,000 tests and all modules. Whoever
-    asks it for a whole collection, as the load generator does between two rounds, waited for most of a second."""
-    gc.collect()
-    gc.freeze()
 
 
 def pytest_asyncio_loop_factories(

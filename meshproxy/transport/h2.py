@@ -310,6 +310,7 @@ class H2Driver(Connection, Generic[StreamT]):
     def receive_eof(self) -> None:
         if not self.is_closing:
             self._dispatch(self.codec.receive_eof())
+            self._hold(0)
             self.fail(ErrorCode.CANCEL, "the peer closed the connection")
             self.close()
 

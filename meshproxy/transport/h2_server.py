@@ -422,7 +422,10 @@ class H2Server(H2Driver[H2ServerStream]):
         """A deadline has passed: of memory, of the idle time, or one of the departure (see the table above)."""
         if self.is_closing or self._departure is _NONE or not self._newest:
             if now < self._idle_until and not self.streams and not self.is_closing:
-                self._rest()
+                if self.shared.overload.is_shedding:
+                    self.deadline = now + self.shared.times.rest  # whose requests are refused has no streams
+                else:
+                    self._rest()
             else:
                 super().expire(now)
             return

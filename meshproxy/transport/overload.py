@@ -61,7 +61,8 @@ one request each, none has input left over."""
 DRAIN_SECONDS = 3.0
 """The longest time for which what is old is refused, and then not."""
 RAISED, LOWERED = 1.02, 0.95
-"""For each look that found nothing old, and for the first that did."""
+"""For each look, and for the first at which most of what had come was old. One connection that is always behind does
+not keep the rate down."""
 LEAST_SHARE = 0.25
 """Of the first rate: where refusing alone takes all the time, less would not help."""
 LEAST_RATE = 1 / BURST_SECONDS
@@ -81,11 +82,10 @@ class Overload:
         "_calm_since",
         "_carried",
         "_first_rate",
-        "_fresh",
         "_given_up",
         "_loop",
-        "_met_old",
         "_number",
+        "_old",
         "_on_limit",
         "_rate",
         "_refilled",
@@ -95,6 +95,7 @@ class Overload:
         "_statistics",
         "_turns",
         "_was_old",
+        "_young",
         "deadline",
         "is_shedding",
         "refused",
@@ -139,10 +140,10 @@ class Overload:
         self._rate = self._first_rate = 0.0
         self._room = 0.0
         self._refilled = 0.0
-        self._fresh = 0.0
-        """`loop.time()` when something that was not old came last, or when it began."""
-        self._met_old = self._was_old = False
-        """Since the last look something was old; between the two before."""
+        self._old = self._young = 0
+        """Requests since the last look that were, and were not."""
+        self._was_old = False
+        """Most of those before it were."""
 
     def admits(self, client: Client) -> bool:
         """Whether the request that has come is begun, while requests are shed. False: refuse it. Requests of a client
@@ -174,11 +175,12 @@ class Overload:
 
     def _is_old(self, now: float) -> bool:
         """Whether the connection whose turn it is sent this long ago, and it is refused for that."""
-        if now - self._turns.since < OLD:
-            self._fresh = now
+        too_old = now - self._turns.since - OLD
+        if too_old < 0.0:
+            self._young += 1
             return False
-        self._met_old = True
-        return (now - self._fresh) % (2 * DRAIN_SECONDS) < DRAIN_SECONDS
+        self._old += 1
+        return too_old % (2 * DRAIN_SECONDS) < DRAIN_SECONDS
 
     def _lower(self) -> None:
         """More was admitted than there is time for."""
@@ -215,14 +217,14 @@ class Overload:
         self._rate = self._first_rate = max(self._carried, LEAST_RATE)
         self._room = 0.0
         self._refilled = now
-        self._fresh = now
         self._was_old = True
         self._refused = self.refused
 
     def _correct(self, now: float, late: float) -> None:
         """Set the rate by its effect, or end."""
         refused, self._refused = self.refused - self._refused, self.refused
-        was_old, self._was_old, self._met_old = self._was_old, self._met_old, False
+        was_old, self._was_old = self._was_old, self._old > self._young
+        self._old = self._young = 0
         if refused:
             self._calm_since = now
             if late > LATE or self._was_old > was_old:

@@ -445,6 +445,19 @@ class TestTurns:
         assert "internal error in an HTTP/2 connection" in caplog.text
 
 
+def test_what_is_dropped_is_not_counted_as_waiting(
+    shared: ConnectionContext, info: ConnectionInfo, served: Any, make_transport: Any
+) -> None:
+    """Long before the transport is closed, if the peer reads slowly."""
+    server = H2Server(shared, info, served.serve, served.reject)
+    server.attach(make_transport())
+    server.data_received(TestTurns().flood(None, 200))
+    server.data_received(frames.ping(b"12345678", ack=False))
+    assert shared.pending > 0
+    server.receive_eof()
+    assert shared.pending == 0
+
+
 def test_reading_goes_on_while_little_waits_and_resets_in_it_are_seen(
     shared: ConnectionContext, loop: Any, info: ConnectionInfo, served: Any, make_transport: Any
 ) -> None:

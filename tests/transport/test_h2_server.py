@@ -519,6 +519,20 @@ class TestPing:
             leaving.answer()
 
 
+def test_who_is_refused_everything_is_not_forgotten_as_one_that_rests(
+    shared: ConnectionContext, leaving: Leaving
+) -> None:
+    patience = leaving.wire.server.codec.patience = Patience(0, 0.0)
+    leaving.ask()
+    leaving.answer()
+    shared.overload.is_shedding = True
+    leaving.wire.sweep(2 * REST_SECONDS)
+    assert leaving.wire.server.codec.patience is patience
+    shared.overload.is_shedding = False
+    leaving.wire.sweep(REST_SECONDS + 1)
+    assert leaving.wire.server.codec.patience is None
+
+
 @pytest.mark.parametrize("ended", [False, True])
 @pytest.mark.parametrize(("content_type", "status"), [(b"application/grpc", 200), (b"application/json", 503)])
 def test_what_is_shed_is_answered_and_not_served(

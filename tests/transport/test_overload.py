@@ -191,7 +191,7 @@ def test_some_are_served_although_none_came_before(process: Process) -> None:
 
 
 def test_what_has_been_left_over_for_long_is_old(process: Process) -> None:
-    overload = process.overloaded()
+    process.overloaded()
     assert process.shed() > 0
     since = process.loop.now
     process.loop.now += 0.9 * OLD
@@ -199,14 +199,19 @@ def test_what_has_been_left_over_for_long_is_old(process: Process) -> None:
     process.loop.now += 0.2 * OLD
     assert not process.admits(since)
     assert process.admits(), "of a connection that has nothing left over"
-    rate = overload._rate
-    for factor in (LOWERED, LOWERED):  # once, and it is not raised until nothing is old
+
+
+def test_the_rate_is_lowered_once_when_most_is_old(process: Process) -> None:
+    """And raised when it is not, although somebody is always behind."""
+    overload = process.overloaded()
+    process.shed()
+    rate, since = overload._rate, process.loop.now - 1.0
+    for _ in range(2):
+        assert not process.admits(since)
         process.loop.now += SHEDDING_PERIOD
         overload.expire(process.loop.now)
-        assert overload._rate == pytest.approx(rate * factor)
-        assert not process.admits(since)
-    process.loop.now += SHEDDING_PERIOD
-    overload.expire(process.loop.now)
+        assert overload._rate == pytest.approx(rate * LOWERED)
+    assert not process.admits(since)
     process.shed()
     assert overload._rate == pytest.approx(rate * LOWERED * RAISED)
 

@@ -193,12 +193,12 @@ class H2Connection(JoinedFrames):
                     start = 0
                     data = tail + data
             stop = self._read_frames(data, start, events)
+            if self._postponed and not self.has_more:
+                # In the same turn, or something would be left over for as long as a little came between two of them.
+                data, self._postponed = b"".join((data[stop:], self._postponed)), bytearray()
+                stop = self._read_frames(data, self._read_rest(data, events) if self._rest else 0, events)
             if self.has_more:
                 self._tail, self._at = data, stop
-            elif self._postponed:
-                self._tail, self._at = b"".join((data[stop:], self._postponed)), 0
-                self._postponed = bytearray()
-                self.has_more = True
             else:
                 self._tail = data[stop:]
                 self._looked_at = NOWHERE

@@ -487,6 +487,20 @@ def test_input_that_comes_in_between_waits(talk: Callable[..., Talk], step: int)
     assert [event.stream for event in events if event.end] == [3, 1]
 
 
+def test_what_is_left_over_ends_although_a_little_comes_each_time(talk: Callable[..., Talk]) -> None:
+    server = talk()
+    codec = server.connection
+    codec.slice_frames = 8
+    ping = frames.ping(b"12345678", ack=False)
+    codec.receive(ping * 20, 0.0)
+    for _ in range(2):
+        assert codec.has_more
+        codec.postpone(ping)
+        codec.receive(b"", 0.0)
+    assert not codec.has_more
+    assert codec.take_output().count(b"12345678") == 22
+
+
 def test_a_client_processes_all_that_its_server_says(talk: Callable[..., Talk]) -> None:
     client = talk(Role.CLIENT)
     stream = client.asked()
