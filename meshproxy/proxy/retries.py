@@ -323,11 +323,8 @@ class Retries:
         keeps back, the endpoint waits for. One that does not read has the time from the head."""
         request, limit = self._request, self._route.try_timeout
         assert limit is not None
-        now, received = request.context.now(), request.received
-        if request.waits_for_client():
-            due = now + limit
-        else:
-            due = max(attempt.sent, received if received != inf else 0.0) + limit
+        now = request.context.now()
+        due = limit + (now if request.waits_for_client() else max(attempt.sent, self._received()))
         if due > now:
             attempt.timer = request.context.loop.call_at(due, self._try_over, attempt)
         else:
@@ -475,8 +472,12 @@ class Retries:
     def deadline_passed(self) -> None:
         """The request's deadline has passed, and its client has sent what the endpoint takes."""
         if self.current is not None and self._committed is None:
-            received = self._request.received
-            self.current.deadline_passed(received if received != inf else 0.0)
+            self.current.deadline_passed(self._received())
+
+    def _received(self) -> float:
+        """When the end of the request came, if that was after its head had been sent on; else 0.0."""
+        received = self._request.received
+        return received if received != inf else 0.0
 
     def finish(self, is_sent: bool) -> None:
         """The exchange is over. `is_sent`: the request has gone out to its end."""

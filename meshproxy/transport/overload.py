@@ -11,9 +11,9 @@ resets requests, out of malice or not, does not make others lose theirs.
 
 While it lasts, requests come out of a token bucket, filled at the rate at which they were served when it began. That
 rate is corrected by what it leads to. When a connection has always had input left over from its reads for `OLD`
-seconds, what comes is old and too much was admitted: the rate is lowered, and all that the connection sends is refused
-until nothing is left over. Otherwise it is raised. So the processor is never idle, and whoever is served has not waited
-for longer than that.
+seconds, what comes is old: all that the connection sends is refused until nothing is left over. When most of what comes
+is old, too much was admitted, and the rate is lowered. Otherwise it is raised. So the processor is never idle, and
+whoever is served has not waited for longer than that.
 """
 
 from __future__ import annotations
@@ -223,13 +223,14 @@ class Overload:
     def _correct(self, now: float, late: float) -> None:
         """Set the rate by its effect, or end."""
         refused, self._refused = self.refused - self._refused, self.refused
-        was_old, self._was_old = self._was_old, self._old > self._young
+        is_old, was_old = self._old > self._young, self._was_old
+        self._was_old = is_old
         self._old = self._young = 0
         if refused:
             self._calm_since = now
-            if late > LATE or self._was_old > was_old:
+            if late > LATE or (is_old and not was_old):
                 self._lower()
-            elif not self._was_old:
+            elif not is_old:
                 self._rate *= RAISED
         elif now - self._calm_since >= CALM_SECONDS:
             self.is_shedding = False

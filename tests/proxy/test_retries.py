@@ -165,7 +165,6 @@ class TestReasons:
         made.send(b"bo", False)
         made.loop.advance(comes)
         made.send(b"dy", True)
-        made.request.received = made.loop.now
         made.loop.advance(began + due - 0.01 - made.loop.now)
         assert made.events == []
         made.loop.advance(0.02)

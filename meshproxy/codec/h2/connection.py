@@ -179,8 +179,6 @@ class H2Connection(JoinedFrames):
                 if data:
                     self.postpone(data, looks=False)
                 data, start = tail, self._at
-                if self._rest:
-                    start = self._read_rest(data, events)
             elif self._rest:
                 start = self._read_rest(data, events)
             elif tail:
