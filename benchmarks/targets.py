@@ -196,6 +196,7 @@ def targets() -> Iterator[Target]:
         yield Target(work, "bytes per CPU second / Envoy's", bound, False, against_envoy("mb_per_cpu_second"))
     for work in ("peak-rest-1m", "peak-rest-16m", "peak-grpc-1m", "peak-grpc-16m"):
         yield Target(work, "peak RSS with 32 in flight, MB", 80.0, True, plain("peak_rss_mb"))
+    yield Target("start", "CPU until it takes connections, ms", 350.0, True, plain("start_cpu_ms"))
     yield Target("rss", "RSS after 100,000 requests, MB", 47.0, True, plain("rss_mb"))
     for protocol in ("rest", "grpc"):
         work = f"rules-{protocol}-10000"

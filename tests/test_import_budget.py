@@ -99,6 +99,12 @@ for package in {packages.split()!r}:
     assert loaded(program) & (TOOLS | TOKENS) == set()
 
 
+def test_a_child_of_a_sidecar_loads_no_event_loop() -> None:
+    """It is 15 % of what a child that reads documents costs (docs/decisions/0006-documents-read-in-a-child.md)."""
+    modules = loaded("import meshproxy.config.child, meshproxy.config.load, meshproxy.sidecar.new_key")
+    assert modules & {"asyncio", "ssl", "socket"} == set()
+
+
 @contextmanager
 def upstream() -> Iterator[str]:
     """A model server in a process of its own, which answers everything."""

@@ -15,6 +15,7 @@ from benchmarks.works.latency import LatencyWork
 from benchmarks.works.memory import IdleWork, WorkedWork
 from benchmarks.works.overload import OverloadWork
 from benchmarks.works.sizes import SizesWork
+from benchmarks.works.start import StartWork
 from benchmarks.works.telemetry import TelemetryWork
 from benchmarks.works.work import Traffic, Work
 
@@ -62,6 +63,7 @@ def catalogue() -> list[Work]:
     works += [
         OverloadWork("overload-grpc", Traffic("grpc", connections=8, streams=1_000), GRPC_PROXIES),
         HandshakesWork("handshakes", Traffic("grpc"), ("envoy", "meshproxy", "grpc.aio")),
+        StartWork("start", Traffic("rest"), PROXIES),
         WorkedWork("rss", Traffic("rest", connections=100), ("envoy", "meshproxy", "aiohttp", "grpc.aio")),
         IdleWork("idle-rest", Traffic("rest", connections=5_000), ("envoy", "meshproxy", "aiohttp")),
         IdleWork("idle-grpc", Traffic("grpc", connections=5_000), ("envoy", "meshproxy", "grpc.aio")),
