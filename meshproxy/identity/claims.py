@@ -27,6 +27,8 @@ SCOPE_CLAIMS = frozenset({"scope", "scp"})
 """One text of words, separated by spaces (RFC 8693 section 4.2, RFC 9068 section 2.2.3; `scp`: Azure), or a list of
 them (`scp`: Okta)."""
 _CLAIM_NAMES = "_claim_names"
+_HAS_GROUPS = "hasgroups"
+_GROUPS = ("groups", ("groups",))
 _LOOSE_SEPARATOR = re.compile(r"[\s,;|]+")
 
 
@@ -69,7 +71,10 @@ def match_claim(claims: Mapping[str, object], path: ClaimPath, wanted: Wanted) -
 
 def _is_elsewhere(claims: Mapping[str, object], path: ClaimPath) -> bool:
     """Whether the token says that another server has the claim (OpenID Connect Core 1.0 section 5.6.2), as Microsoft
-    Entra ID does of many groups."""
+    Entra ID does of many groups; in the implicit flow it says of them only that there are some (access token claims
+    reference, `hasgroups`)."""
+    if path in _GROUPS and claims.get(_HAS_GROUPS):
+        return True
     elsewhere = claims.get(_CLAIM_NAMES)
     if not isinstance(elsewhere, Mapping):
         return False
@@ -214,15 +219,17 @@ def _match_words(found: object, wanted: Wanted) -> ClaimMatch:
         return _UNCLEAR
     if has({word for word in found.split(" ") if word} if isinstance(found, str) else set(items)):
         return _YES
-    # Some issuers separate with commas, or put several words into one item of a list.
-    loose = {word for item in items for word in _LOOSE_SEPARATOR.split(item) if word}
+    # Some issuers separate with commas, or put several words into one item of a list; and an expression may be about
+    # the whole text.
+    loose = {word for item in items for word in (*_LOOSE_SEPARATOR.split(item), " ".join(items)) if word}
     return _UNCLEAR if has(loose) else _NO
 
 
 def _words_test(wanted: str | fields.TextMatch) -> Callable[[set[str]], bool] | None:
     """Whether words are what is wanted; None if nothing is."""
-    if isinstance(wanted, fields.TextMatch):
+    text = wanted.exact if isinstance(wanted, fields.TextMatch) else wanted
+    if text is None:
         fits = compile_text(wanted)
         return lambda words: any(map(fits, words))
-    asked = set(wanted.split())
+    asked = set(text.split())
     return asked.issubset if asked else None

@@ -191,6 +191,14 @@ def like(**fields: Any) -> ClaimPattern:
         ({}, "scope", like(present=False), YES),
         ({}, "scope", like(prefix="a"), NO),
         ({"scope": ""}, "scope", like(regex=".*"), NO),
+        ({"scope": "openid email x"}, "scope", like(exact="email openid"), YES),
+        ({"scp": ["openid", "email"]}, "scp", like(any_of=("x", TextMatch(exact="openid email"))), YES),
+        ({"scope": "openid"}, "scope", like(exact="openid email"), NO),
+        # No word is like this, but the whole text is.
+        ({"scope": "openid email x"}, "scope", like(regex=".* email .*"), UNCLEAR),
+        ({"scope": "openid email x"}, "scope", like(contains="openid email"), UNCLEAR),
+        ({"scp": ["openid", "email"]}, "scp", like(prefix="openid em"), UNCLEAR),
+        ({"scope": "openid email"}, "scope", like(suffix="id models"), NO),
         ({"scope": 5}, "scope", like(prefix="5"), UNCLEAR),
     ],
 )
@@ -313,6 +321,12 @@ OVERAGE: dict[str, object] = {"_claim_names": {"groups": "src1"}, "_claim_source
         (OVERAGE, "groupsx", "a", NO),
         ({**OVERAGE, "groups": ["a"]}, "groups", "a", YES),
         ({"_claim_names": "groups"}, "groups", "a", NO),
+        # In the implicit flow.
+        ({"hasgroups": True}, "groups", "a", UNCLEAR),
+        ({"hasgroups": "true"}, ("groups",), ClaimPattern(prefix="a"), UNCLEAR),
+        ({"hasgroups": True}, "roles", "a", NO),
+        ({"hasgroups": False}, "groups", "a", NO),
+        ({"hasgroups": True, "groups": ["b"]}, "groups", "a", NO),
     ],
 )
 def test_a_claim_that_another_server_has(
