@@ -35,6 +35,24 @@ def role_of(arn: str) -> tuple[str, str] | None:
     return f"arn:{match['partition']}:iam::{match['account']}:role/{match['role']}", match["account"]
 
 
+def without_path(role: str) -> str:
+    """The ARN of a role without the path before its name. It means one role: names are unique in an account, whatever
+    the path (IAM User Guide, "IAM and AWS STS quotas")."""
+    account, _, name = role.partition(":role/")
+    return f"{account}:role/{name.rpartition('/')[2]}"
+
+
+def is_role(named: str, proven: str | None) -> bool | None:
+    """Whether a caller has proven the role that a document names. None if that cannot be told: the names are the same,
+    and one of the two ARNs lacks the path, as that of a session does."""
+    if named == proven:
+        return True
+    bare = without_path(named)
+    if proven is None or bare != without_path(proven):
+        return False
+    return None if bare in (named, proven) else False
+
+
 def iam_role(subject: str, claims: Mapping[str, object]) -> str | None:
     """The ARN of the role, or None if the principal is a user or the account itself.
 

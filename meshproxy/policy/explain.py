@@ -13,6 +13,7 @@ from meshproxy.config.ip_blocks import address_of
 from meshproxy.config.values import shown
 from meshproxy.identity.caller import Caller
 from meshproxy.identity.claims import ClaimMatch, match_claim
+from meshproxy.identity.iam import is_role
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.policy.conditions import claim_in_words
 from meshproxy.policy.decide import Permit, Policy
@@ -193,12 +194,16 @@ def _why_not_token(subject: Subject, token: Token, action: str) -> str:
     """Empty if it is the token that the subject names."""
     if subject.issuer is not None and token.issuer != subject.issuer:
         return f"the token is from {token.issuer}, not {subject.issuer}"
-    if subject.iam_role is not None and token.iam_role != subject.iam_role:
-        return f"the IAM role is {token.iam_role or 'unknown'}, not {subject.iam_role}"
+    is_ours = subject.iam_role is None or is_role(subject.iam_role, token.iam_role)
+    other_role = f"the IAM role is {token.iam_role or 'unknown'}, not {subject.iam_role}"
+    if is_ours is False:
+        return other_role
     found = [(match_claim(token.claims, path, wanted), claim_in_words(path, wanted)) for path, wanted in subject.claims]
     missing = [words for match, words in found if match is ClaimMatch.NO]
     if missing:
         return f"the token lacks the claim {', '.join(missing)}"
+    if is_ours is None:
+        return f"{other_role}, which cannot be told apart: the ARN of a session has no path" + _counts(action)
     unclear = [words for match, words in found if match is ClaimMatch.UNCLEAR]
     if not unclear:
         return ""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from meshproxy.config.globs import Patterns, is_literal
 from meshproxy.identity.claims import ClaimPath, is_one_text, texts_of_claim
+from meshproxy.identity.iam import without_path
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.policy.rules import Binding, Rule, RuleMatch, Subject
 
@@ -27,7 +28,7 @@ Name: TypeAlias = tuple[int, str | None]
 """What subjects are found by that need one text of a token: the place of the claim in the index, and the text; None for
 all of them."""
 _Claim: TypeAlias = tuple[str | None, ClaimPath | None]
-"""An issuer and a claim of its tokens; or (None, None): the IAM role, whatever the issuer."""
+"""An issuer and a claim of its tokens; or (None, None): the IAM role without its path, whatever the issuer."""
 _ByRole: TypeAlias = dict[int, tuple[Entry, ...]]
 T = TypeVar("T")
 
@@ -55,7 +56,8 @@ class _Asked:
     def texts(self, token: Token) -> Iterable[str | None]:
         """Those that the token has, of the ones that subjects need; None if that is not known."""
         if self.path is None:
-            return [token.iam_role] if token.iam_role in self.by_text else []
+            role = None if token.iam_role is None else without_path(token.iam_role)
+            return [role] if role in self.by_text else []
         if self.issuer != token.issuer:
             return []
         texts = texts_of_claim(token.claims, self.path)
@@ -191,7 +193,7 @@ def _needed_text(subject: Subject) -> tuple[_Claim, str] | None:
     if (subject.spiffe_id, subject.trust_domain) != (None, None):
         return None
     if subject.iam_role is not None:
-        return (None, None), subject.iam_role
+        return (None, None), without_path(subject.iam_role)
     if subject.issuer is None:
         return None
     for path, wanted in subject.claims:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from meshproxy.config.ip_blocks import address_of
 from meshproxy.identity.caller import Caller, Token
 from meshproxy.identity.claims import ClaimMatch
+from meshproxy.identity.iam import is_role
 from meshproxy.policy.conditions import claim_in_words
 from meshproxy.policy.decide import Policy
 
@@ -177,6 +178,6 @@ def _claims_about(subject: Subject, token: Token) -> Iterable[tuple[ClaimPath, W
     """What a subject asks about a token of which everything else is known."""
     if subject.issuer is not None and token.issuer != subject.issuer:
         return ()
-    if subject.iam_role is not None and token.iam_role != subject.iam_role:
+    if subject.iam_role is not None and is_role(subject.iam_role, token.iam_role) is False:
         return ()
     return subject.claims

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from meshproxy.config.globs import compile_glob
 from meshproxy.identity.caller import Caller, Token, Workload
 from meshproxy.identity.claims import ClaimMatch, ClaimPath, Wanted, match_claim
+from meshproxy.identity.iam import is_role
 from meshproxy.inference.call import ModelRef, Verb
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class SubjectMatch(IntEnum):
     NEEDS_TOKEN = 1
     """The workload matches, but the subject names a token and the caller has sent none."""
     UNDETERMINED = 2
-    """A claim of the token, or a header or the address of the request, cannot be compared with what the subject names.
+    """A claim or the role of the token, or a header or the address of the request, cannot be compared with what the
+    subject names.
     Never enough to allow; denying and auditing take it as a match."""
     YES = 3
 
@@ -55,7 +57,7 @@ _OF_CLAIMS = {
 }
 
 
-_OF_CONDITIONS = {False: SubjectMatch.NO, None: SubjectMatch.UNDETERMINED, True: SubjectMatch.YES}
+_KNOWN = {False: SubjectMatch.NO, None: SubjectMatch.UNDETERMINED, True: SubjectMatch.YES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ class Subject:
         match = self.match_caller(caller)
         if self.conditions is None or match is SubjectMatch.NO:
             return match
-        condition = _OF_CONDITIONS[self.conditions.match(address, headers)]
+        condition = _KNOWN[self.conditions.match(address, headers)]
         if match is SubjectMatch.NEEDS_TOKEN and condition is SubjectMatch.UNDETERMINED:
             return SubjectMatch.NO  # a token would not help
         return min(match, condition)
@@ -163,10 +165,11 @@ class Subject:
         """Whether the token has the issuer, the IAM role and every claim that it names."""
         if self.issuer is not None and token.issuer != self.issuer:
             return SubjectMatch.NO
-        if self.iam_role is not None and token.iam_role != self.iam_role:
-            return SubjectMatch.NO
+        role = SubjectMatch.YES if self.iam_role is None else _KNOWN[is_role(self.iam_role, token.iam_role)]
+        if role is SubjectMatch.NO:
+            return role
         matches = (match_claim(token.claims, name, wanted) for name, wanted in self.claims)
-        return _OF_CLAIMS[min(matches, default=ClaimMatch.YES)]
+        return min(role, _OF_CLAIMS[min(matches, default=ClaimMatch.YES)])
 
 
 def _fits(pattern: str | None, name: str | None) -> bool:

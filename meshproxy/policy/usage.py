@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from meshproxy.config.globs import compile_glob
+from meshproxy.identity.iam import is_role
 from meshproxy.policy.decide import DEFAULT_DENY, NO_ROLES, NOT_LISTED, SEVERAL, Policy
 from meshproxy.policy.rules import Binding, Rule, RuleMatch
 
@@ -75,7 +76,7 @@ def _may_match(subject: Subject, observed: Observed) -> bool:
     token = observed.caller.token
     return subject.matches_workload(observed.caller.workload) and (
         (subject.issuer is None or (token is not None and token.issuer == subject.issuer))
-        and (subject.iam_role is None or (token is not None and token.iam_role == subject.iam_role))
+        and (subject.iam_role is None or (token is not None and is_role(subject.iam_role, token.iam_role) is not False))
     )
 
 

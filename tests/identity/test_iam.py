@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshproxy.identity.iam import iam_role, is_sts_issuer
+from meshproxy.identity.iam import iam_role, is_role, is_sts_issuer
 
 CONTEXT = "https://sts.amazonaws.com/"
 OURS = {CONTEXT: {"aws_account": "123456789012"}}
@@ -84,3 +84,27 @@ def test_no_roles(subject: str) -> None:
 def test_another_account(claim: object) -> None:
     with pytest.raises(ValueError, match="account"):
         iam_role("arn:aws:iam::123456789012:role/quoter", {CONTEXT: claim})
+
+
+OF_ACCOUNT = "arn:aws:iam::123456789012:role/"
+
+
+@pytest.mark.parametrize(
+    ("named", "proven", "expected"),
+    [
+        ("q", "q", True),
+        ("a/q", "a/q", True),
+        ("q", "p", False),
+        ("a/q", "b/q", False),
+        ("a/q", "q/a", False),
+        ("a/q", "a/p", False),
+        ("a/q", None, False),
+        # A session has no path, and only one role of the account has the name.
+        ("a/b/q", "q", None),
+        ("q", "a/b/q", None),
+    ],
+)
+def test_the_role_that_a_document_names(named: str, proven: str | None, expected: bool | None) -> None:
+    assert is_role(OF_ACCOUNT + named, proven and OF_ACCOUNT + proven) is expected
+    other = "arn:aws:iam::210987654321:role/"
+    assert is_role(other + named, proven and OF_ACCOUNT + proven) is False

@@ -15,6 +15,7 @@ from meshproxy.policy.index import Index
 from meshproxy.policy.rules import Binding, Rule, RuleMatch, Subject, SubjectMatch
 
 ARN = "arn:aws:iam::123456789012:role/r"
+IN_A_PATH = "arn:aws:iam::123456789012:role/team/r"
 TEXTS = ["x", "y", ""]
 VERBS = [Verb.PREDICT, Verb.STATUS, Verb.RELOAD]
 
@@ -34,7 +35,7 @@ def subjects(draw: st.DrawFn) -> Subject:
         draw(names) if domain else None,
         issuer,
         tuple(draw(st.lists(st.tuples(paths, wanted), max_size=2))) if issuer else (),
-        draw(st.sampled_from([None, None, ARN, "arn:aws:iam::123456789012:role/s"])),
+        draw(st.sampled_from([None, None, ARN, "arn:aws:iam::123456789012:role/s", IN_A_PATH])),
     )
 
 
@@ -50,7 +51,7 @@ def tokens(draw: st.DrawFn) -> Token | None:
     if draw(st.booleans()):
         claims["_claim_names"] = {draw(st.sampled_from(["g", "a"])): "src1"}
     issuer = draw(st.sampled_from(["corp", "corp", "other", "sts"]))
-    token = Token(issuer, "alice", claims, 1e12, draw(st.sampled_from([None, ARN])))
+    token = Token(issuer, "alice", claims, 1e12, draw(st.sampled_from([None, ARN, IN_A_PATH])))
     return token if draw(st.booleans()) else None
 
 
