@@ -85,6 +85,26 @@ def tasks_one_by_one() -> Iterator[bytes]:
         yield b"".join(frames.rst_stream(stream, 8) for stream in pair)
 
 
+def tasks_together() -> Iterator[bytes]:
+    message = frame(b"".join(write_bytes(1, write_bytes(1, write_text(1, f"m{number}"))) for number in range(900)))
+    for stream in count(1, 2):
+        yield head(stream, MULTI_INFERENCE, *GRPC) + body(stream, message)
+
+
+def last_bytes_together(path: bytes, named: bytes) -> Callable[[], Iterator[bytes]]:
+    """Twenty bodies are kept until their last bytes, which come in one read."""
+    message = frame(named)
+
+    def sent() -> Iterator[bytes]:
+        for first in count(1, 40):
+            streams = range(first, first + 40, 2)
+            for stream in streams:
+                yield head(stream, path, *GRPC) + data(stream, message[:-1])
+            yield b"".join(data(stream, message[-1:], end=True) for stream in streams)
+
+    return sent
+
+
 def requests() -> Iterator[bytes]:
     for stream in count(1, 2):
         yield head(stream, b"/v1/models/m", end=True)
@@ -124,6 +144,8 @@ def compressed(message: bytes) -> bytes:
 FLOODS: dict[str, Callable[[], Iterator[bytes]]] = {
     "one byte": one_byte_frames,
     "tasks": tasks_one_by_one,
+    "tasks together": tasks_together,
+    "versions": last_bytes_together(PREDICT, write_bytes(1, write_text(1, "m") + write_bytes(2, b"\x08\1") * 3_500)),
     "requests": requests,
     "references": references,
     "windows": moving_windows,

@@ -6,7 +6,8 @@ Nothing is held but the field that names models, and that under a limit.
 - A message is read as C++ protobuf reads it, or refused (`protobuf`): a field that occurs again is given to the
   surface's `Naming` in the order of the wire, which merges as protobuf does. What a body says can therefore change
   until its last byte; `feed` returns each change.
-- A compressed message is inflated in slices, with whatever else there is to do in between: `is_behind`.
+- A compressed message is inflated in slices, and much that names models is read in slices, with whatever else there is
+  to do in between: `is_behind`.
 - A body may hold several messages, also where the method is unary: each is scanned, and the call then names every model
   that any of them does. A client that streams to a unary method gets the server's own answer.
 """
@@ -27,6 +28,8 @@ MESSAGE_BYTES = 0x7FFFFFFF
 """A message as it is on the wire: what gRPC servers take (INT32_MAX)."""
 SLICE_BYTES = 262_144
 """Inflated at once: 0.6 ms where it is all zeros."""
+NAMED_BYTES = 1_024
+"""Of what names models, read at once: up to 1 ms, where bytes before the last were only kept. 20 tasks have as many."""
 MEMO_ENTRIES = 1024
 """Of each method: bytes that name models -> the call. About 0.5 KB each."""
 MEMO_MODELS = 4
@@ -309,6 +312,7 @@ class _Stream:
         self._walker.earn(passed + len(data))
         known = len(self._models)
         is_named = False
+        named = 0
         for part in self._deframer.parts(data):
             if isinstance(part, Misframed):
                 raise malformed(part.reason)
@@ -316,7 +320,13 @@ class _Stream:
             if message is None:
                 message = self._message = self._begin(part)
             for piece in message.pieces(part.data):
-                is_named |= message.feed(piece)
+                for tag, value in message.feed(piece):
+                    named += len(value)
+                    if named > NAMED_BYTES:
+                        yield None
+                        named = len(value)
+                    message.add(tag, value)
+                    is_named = True
                 if part.compressed and self._is_slice(len(piece), is_named):
                     yield self._changed_call(known) if is_named else None
                     known = len(self._models)
@@ -401,13 +411,12 @@ class _Message:
         """What a part of the message is to be fed as."""
         return (data,) if self._inflater is None else self._inflater.feed(data)
 
-    def feed(self, piece: bytes) -> bool:
-        """Whether this piece named models."""
-        is_named = False
-        for tag, value in self._scanner.feed(piece):
-            self._naming.add(tag, value)
-            is_named = True
-        return is_named
+    def feed(self, piece: bytes) -> list[tuple[int, bytes]]:
+        """The fields that name models and are complete with this piece, to be added in order."""
+        return self._scanner.feed(piece)
+
+    def add(self, tag: int, value: bytes) -> None:
+        self._naming.add(tag, value)
 
     def ahead(self, left: int) -> int:
         """How many of the next bytes need not be read, of `left` that are to come."""

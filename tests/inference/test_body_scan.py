@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from collections.abc import Iterable, Sequence
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from meshproxy.codec.grpc import Deframer, MessagePart, frame
 from meshproxy.inference.body_rewrite import MessageRewriter
-from meshproxy.inference.body_scan import BodyKind, BodyScan, Replaced, ScanLimits, repeats
+from meshproxy.inference.body_scan import NAMED_BYTES, BodyKind, BodyScan, Replaced, ScanLimits, repeats
 from meshproxy.inference.call import Call, Chosen, ModelRef, Verb
 from meshproxy.inference.protobuf import FieldWalker, malformed
 from meshproxy.inference.surface import Operation, Scan
@@ -172,9 +173,28 @@ def test_tasks_that_come_one_by_one_are_not_all_decided_on_again_and_again() -> 
     size = len(b"".join(tasks))
     count, refusal = refused(scan_of(TASKS), [b"\0" + size.to_bytes(4, "big"), *tasks])
     assert (refusal.reason, refusal.limit, count) == (Reason.SCAN_LIMIT, "decided_models", 64)
-    together = scan_of(TASKS).feed(frame(b"".join(tasks)), True)
+    scan = scan_of(TASKS)
+    assert scan.feed(frame(b"".join(tasks)), True) is None
+    slices = 1
+    while scan.is_behind:
+        together = scan.read_on()
+        slices += 1
+    assert slices == math.ceil(sum(len(task) - 2 for task in tasks) / NAMED_BYTES)
     assert together is not None
     assert len(together.models) == 1_000
+
+
+def test_a_last_byte_does_not_cause_what_those_before_it_saved() -> None:
+    """Many bodies may get theirs in one read."""
+    body = frame(write_bytes(1, write_text(1, "m" * 100) + b"\x28\x01" * 500))
+    scan = scan_of(PREDICT)
+    assert scan.feed(body[:-1], False) is None
+    assert not scan.is_behind
+    assert scan.feed(body[-1:], True) is None
+    assert scan.is_behind
+    call = scan.read_on()
+    assert call is not None
+    assert not scan.is_behind
 
 
 def test_all_messages_of_a_body_have_so_many_fields_together() -> None:
