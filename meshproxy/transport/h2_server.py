@@ -65,7 +65,7 @@ class H2ServerStream(H2Stream[RequestSink]):
         if self._driver.lane is None:
             self._driver.lane = make()
             self._driver.codec.gate = self._driver.shared.overload
-            self._driver.codec.joins = True
+            self._driver.codec.joins = not self._driver.is_paused
 
     def send_response(self, status: int, headers: Headers, end: bool, length: int | None = None) -> None:
         """Write a head (`stream.Downstream`). One larger than the client accepts resets this stream only."""
@@ -274,6 +274,16 @@ class H2Server(H2Driver[H2ServerStream]):
         self.lane = None
         self.codec.joins = False
 
+    def pause_writing(self) -> None:
+        """As the base. Each request is looked at from here on (`_has_too_much_unread`); the lane would carry none."""
+        super().pause_writing()
+        self.codec.joins = False
+
+    def resume_writing(self) -> None:
+        """As the base."""
+        self.codec.joins = self.lane is not None
+        super().resume_writing()
+
     def handle(self, event: Event) -> None:
         """Serve a request, reject one, or finish a drain when its PING is acknowledged."""
         if type(event) is RequestHead:
@@ -303,9 +313,7 @@ class H2Server(H2Driver[H2ServerStream]):
             self.shared.on_limit("streams")
             self.codec.reset(head.stream, ErrorCode.REFUSED_STREAM)
             return
-        if self.is_paused and self.transport.get_write_buffer_size() > UNREAD_BUDGET:
-            self.shared.on_limit("unread_bytes")
-            self.codec.reset(head.stream, ErrorCode.REFUSED_STREAM)
+        if self._has_too_much_unread(head):
             return
         self.deadline = 0.0
         self._newest = head.stream
@@ -317,8 +325,18 @@ class H2Server(H2Driver[H2ServerStream]):
             stream.ended = 1
         self._serve(stream, head)
 
+    def _has_too_much_unread(self, head: RequestHead) -> bool:
+        """Whether the client does not read its responses. Then this request is reset."""
+        if not self.is_paused or self.transport.get_write_buffer_size() <= UNREAD_BUDGET:
+            return False
+        self.shared.on_limit("unread_bytes")
+        self.codec.reset(head.stream, ErrorCode.REFUSED_STREAM)
+        return True
+
     def _shed(self, head: RequestHead) -> None:
         """Refuse a request, for as little as possible."""
+        if self._has_too_much_unread(head):
+            return
         self.codec.refuse(head.stream, *self.shared.overload.refusal(head.headers))
 
     def _log(self, what: str, reason: str) -> None:

@@ -458,6 +458,20 @@ def test_what_is_dropped_is_not_counted_as_waiting(
     assert shared.pending == 0
 
 
+def test_one_connection_reads_ahead_less_than_all_may(
+    shared: ConnectionContext, info: ConnectionInfo, served: Any, make_transport: Any
+) -> None:
+    socket = make_transport()
+    server = H2Server(shared, info, served.serve, served.reject)
+    server.attach(socket)
+    server.data_received(TestTurns().flood(None, 200))
+    read = frames.frame(frames.UNKNOWN, 0, 0, bytes(90_000))
+    while socket.is_reading:
+        assert server.codec.pending <= h2.MOST_PENDING_OF_ONE
+        server.data_received(read)
+    assert h2.MOST_PENDING_OF_ONE < server.codec.pending <= h2.MOST_PENDING_OF_ONE + len(read)
+
+
 def test_reading_goes_on_while_little_waits_and_resets_in_it_are_seen(
     shared: ConnectionContext, loop: Any, info: ConnectionInfo, served: Any, make_transport: Any
 ) -> None:

@@ -466,6 +466,45 @@ def test_a_client_that_does_not_read_gets_no_further_streams_until_it_does(
     assert len(served.requests) == 2
 
 
+class Neither:
+    """A lane that carries nothing."""
+
+    def carry(self, *_: Any) -> bool:
+        return False
+
+    def follow(self, request: Any) -> None: ...
+
+
+def test_refusals_that_are_not_read_are_counted_as_other_responses_are(
+    shared: ConnectionContext, leaving: Leaving, limits_hit: list[str]
+) -> None:
+    """Also those of requests that come whole, which an express lane would be asked about."""
+    codec, server = leaving.codec, leaving.wire.server
+    leaving.ask()
+    server.streams[1].open_lane(Neither)
+    leaving.answer()
+    server.codec.patience = Patience(0, 0.0)
+    shared.overload.is_shedding = True
+
+    def refused() -> str:
+        for _ in range(2):  # the first one shows the shape of the second
+            number = codec.send_request(b"POST", b"http", b"x", b"/", (), end=False)
+            codec.send_data(number, b"x", True)
+            server.data_received(codec.take_output())
+            server.flush()
+            event = codec.receive(leaving.wire.server_socket.take(), 0.0)[-1]
+        return type(event).__name__
+
+    assert refused() == "ResponseHead"
+    server.pause_writing()
+    leaving.wire.server_socket.unsent = UNREAD_BUDGET + 1
+    assert refused() == "Reset"
+    assert limits_hit.count("unread_bytes") == 2
+    leaving.wire.server_socket.unsent = 0
+    server.resume_writing()
+    assert refused() == "ResponseHead"
+
+
 def test_a_pause_of_a_client_among_32_large_responses_refuses_nothing(wire: Any, served: Any, make_sink: Any) -> None:
     wire.settle()
     wire.server.pause_writing()

@@ -56,6 +56,9 @@ WHOLE = 262_144
 """Bytes of a frame of any other type, or with padding, if `Limits.frame_bytes` are more: it is read whole, and each
 read copies what has come of it."""
 
+TAKEN = 262_144
+"""Bytes of postponed input that are taken up in one turn: if it were all of it, all would be there twice."""
+
 NOWHERE, LOST = -1, -2
 
 unpack_header = FRAME_HEADER.unpack_from
@@ -123,8 +126,8 @@ class H2Connection(JoinedFrames):
         self._unlooked = b""
         """A part of its header that has been postponed."""
         self.has_more = False
-        """Complete frames have not been processed: other connections should get their turn before the next
-        `receive`."""
+        """Input has not been processed that may have complete frames: other connections should get their turn before
+        the next `receive`."""
         self._block: Block | None = None
         self._runs: list[tuple[Data, list[bytes | memoryview]]] = []
         """Data events made of several frames, to be joined before they are given out."""
@@ -193,8 +196,12 @@ class H2Connection(JoinedFrames):
             stop = self._read_frames(data, start, events)
             if self._postponed and not self.has_more:
                 # In the same turn, or something would be left over for as long as a little came between two of them.
-                data, self._postponed = b"".join((data[stop:], self._postponed)), bytearray()
+                postponed = self._postponed
+                data = data[stop:] + bytes(postponed[:TAKEN])
+                del postponed[:TAKEN]
                 stop = self._read_frames(data, self._read_rest(data, events) if self._rest else 0, events)
+                if postponed:
+                    self.has_more = True
             if self.has_more:
                 self._tail, self._at = data, stop
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -530,6 +531,27 @@ def test_resets_behind_a_frame_that_was_cut_are_seen(talk: Callable[..., Talk]) 
         codec.receive(b"", 0.0)
     codec.receive(ping * 2, 0.0)
     assert codec.postpone(reset) == 1
+
+
+@pytest.mark.parametrize("size", [200_000, 1_000])
+def test_what_is_postponed_is_not_there_twice(talk: Callable[..., Talk], size: int) -> None:
+    server = talk(limits=Limits(stream_window=1 << 24, connection_window=1 << 24, frame_bytes=1 << 20))
+    server.opened()
+    codec = server.connection
+    wire = server.data(1, bytes(size)) * (8_000_000 // size)
+    codec.receive(server.data(1, b"x") * (SLICE_FRAMES + 1), 0.0)
+    received = 0
+    tracemalloc.start()
+    try:
+        for at in range(0, len(wire), 50_000):
+            codec.postpone(wire[at : at + 50_000])
+        while codec.has_more:
+            received += sum(len(event.data) for event in codec.receive(b"", 0.0))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert received == 8_000_001
+    assert peak < 1.75 * len(wire), "a buffer that shrinks is copied when half of it is left"
 
 
 @given(cuts=st.lists(st.integers(1, 200), min_size=1), turns=st.lists(st.integers(0, 3), min_size=1))
