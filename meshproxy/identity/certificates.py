@@ -346,6 +346,10 @@ def read_bundle(bundle_pem: bytes) -> Bundle:
     return bundle
 
 
+# The last one where the key is of another type than the certificate's, such as after a change from RSA to ECDSA.
+_MISMATCHES = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
+
+
 def load_pair(context: ssl.SSLContext, credentials: Credentials) -> None:
     """Load certificate and key into a new context. Raises CertificateError."""
     try:
@@ -359,7 +363,7 @@ def load_pair(context: ssl.SSLContext, credentials: Credentials) -> None:
         with _as_file(chain.encode() + key) as path:
             context.load_cert_chain(path, password=_no_password)
     except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+        if error.reason in _MISMATCHES:
             raise CertificateError(
                 "mismatch", "the key does not match the certificate: write certificate and key of the same issuance"
             ) from None

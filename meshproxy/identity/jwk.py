@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from meshproxy.identity.jose import decode_base64url, load_object
+from meshproxy.identity.jose import BOM, decode_base64url, load_object
 from meshproxy.identity.jws import ALGORITHMS as _ROWS
 from meshproxy.identity.jws import canonical_name, load_verifiers, make_public_key
 
@@ -65,13 +65,17 @@ class KeySet:
         self.keys = keys
         self.problems = problems
         """Why the other keys of the document are not used, one line each."""
-        self._by_kid = {key.kid: key for key in keys if key.kid is not None}
+        self._by_kid: dict[tuple[str, str], Key] = {}
+        for key in keys:
+            for algorithm in key.algorithms if key.kid is not None else ():
+                self._by_kid.setdefault((key.kid, algorithm), key)  # type: ignore[arg-type]
 
     def find(self, kid: str | None, algorithm: str) -> Key | None:
         """The key that a token means. One without a `kid` means the only key that fits, if there is only one: keys are
         never tried in turn."""
         if kid is not None:
-            return self._by_kid.get(kid)
+            found = self._by_kid.get((kid, algorithm))
+            return found or next((key for key in self.keys if key.kid == kid), None)
         fitting = [key for key in self.keys if algorithm in key.algorithms]
         return fitting[0] if len(fitting) == 1 else None
 
@@ -80,7 +84,8 @@ def read_key_set(document: bytes, algorithms: frozenset[str], *, may_be_empty: b
     """Read a JWK set (RFC 7517 section 5).
 
     A key that cannot be used is left out and the reason kept: issuers publish keys for encryption beside those for
-    signatures. Two different keys with the same `kid` are both ignored: a token would be ambiguous.
+    signatures. Two different keys with the same `kid` are both ignored, as a token would be ambiguous, unless its
+    algorithm tells them apart (RFC 7517 section 4.5).
 
     Args:
         document: JSON.
@@ -93,7 +98,7 @@ def read_key_set(document: bytes, algorithms: frozenset[str], *, may_be_empty: b
     if len(document) > KEY_SET_BYTES:
         raise KeySetError(f"the key set is larger than {KEY_SET_BYTES} bytes")
     try:
-        members = load_object(document).get("keys")
+        members = load_object(document.removeprefix(BOM)).get("keys")
     except ValueError as error:
         raise KeySetError(f"the key set cannot be read: {error}") from None
     if not isinstance(members, list):
@@ -111,9 +116,9 @@ def read_key_set(document: bytes, algorithms: frozenset[str], *, may_be_empty: b
     usable: list[Key] = []
     for key in keys:
         same = [other for other in keys if other.kid == key.kid] if key.kid is not None else [key]
-        if any(other.material != key.material or other.algorithms != key.algorithms for other in same):
+        if any(other.material != key.material and other.algorithms & key.algorithms for other in same):
             problems.append("two keys have the same kid: neither is used")
-        elif same[0] is key:
+        elif not any(other.material == key.material and other.algorithms == key.algorithms for other in usable):
             usable.append(key)
     if not usable and not may_be_empty:
         raise KeySetError("the key set has no usable key" + "".join(f"; {problem}" for problem in problems[:3]))
@@ -132,6 +137,7 @@ def read_key(jwk: object, algorithms: frozenset[str]) -> Key:
     """
     if not isinstance(jwk, Mapping):
         raise ValueError("not an object")
+    jwk = {name: member for name, member in jwk.items() if member is not None}  # some serializers write them all
     if jwk.get("kty") == "oct" or "k" in jwk:
         raise ValueError("symmetric: a key that verifies could also sign")
     if not _PRIVATE.isdisjoint(jwk):

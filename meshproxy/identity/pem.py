@@ -31,14 +31,20 @@ def read_certificates(content: bytes) -> list[bytes]:
 
 
 def find_private_key(content: bytes) -> bytes | None:
-    """The first private key of a file: PKCS#8, PKCS#1 (RSA) or SEC1 (EC), encrypted or not; its PEM block.
+    """The first private key of a file: PKCS#8, PKCS#1 (RSA) or SEC1 (EC), encrypted or not; its PEM block, written anew
+    as OpenSSL reads it.
 
     Raises:
-        ValueError: a block has no end.
+        ValueError: a block has no end, or is not valid PEM.
     """
     for label, block in _blocks(content):
         if label.endswith(b"PRIVATE KEY"):
-            return _BEGIN + label + _DASHES + b"\n" + block.strip() + b"\n" + _END + label + _DASHES + b"\n"
+            if b"Proc-Type" in block:  # the headers say how it is encrypted
+                return _BEGIN + label + _DASHES + b"\n" + block.strip() + b"\n" + _END + label + _DASHES + b"\n"
+            try:
+                return to_pem(label.decode("latin-1"), _decode(block))
+            except ValueError:
+                raise ValueError("the private key is not valid PEM") from None
     return None
 
 

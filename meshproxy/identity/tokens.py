@@ -47,9 +47,10 @@ fill it."""
 CHALLENGE = "Bearer"
 """The value of `www-authenticate` for a request without a token (RFC 6750 section 3.1)."""
 
-# RFC 9068 section 2.1 and RFC 7519 section 5.1, in any case and with or without `application/`. Another type is another
+# RFC 9068 section 2.1, RFC 7519 section 5.1 and JWT-SVID section 2.3 (JOSE is any compact JWS, RFC 7515 section 4.1.9),
+# in any case and with or without `application/`. Another type is another
 # use of the same key: an ID token's logout, a DPoP proof, a security event.
-_TYPES = frozenset({"jwt", "at+jwt"})
+_TYPES = frozenset({"jwt", "at+jwt", "jose"})
 # Members that change how a token is to be read (RFC 7515 section 4.1, RFC 7797). Those that bring a key along (jku,
 # jwk, x5u, x5c) are ignored like any other: some issuers send them, and the key is always one that the issuer
 # publishes.
@@ -87,7 +88,7 @@ class Issuer:
     required_claims: tuple[tuple[ClaimPath, Wanted], ...] = ()
     """Claims that every token must have, and what they must be."""
     subject_fallback: ClaimPath | None = None
-    """The claim that names the subject of a token without `sub`."""
+    """The claim that names the subject of a token without `sub`, or with an empty one."""
     place: str | None = None
     """Where its tokens are (`credential`); None: in `authorization`."""
     load_balancers: frozenset[str] = frozenset()
@@ -201,7 +202,7 @@ class TokenVerifier:
             # RFC 7800: the token is bound to a key whose proof we do not ask for (DPoP, RFC 9449; mTLS, RFC 8705).
             raise _refused("The token is bound to a key (cnf): only plain bearer tokens are accepted.")
         role = None
-        if issuer.is_sts and "sub" in claims:
+        if issuer.is_sts and claims.get("sub") == subject:
             try:
                 role = iam_role(subject, claims)
             except ValueError:
@@ -308,7 +309,7 @@ def _read_header(header: dict[str, object]) -> tuple[str, str | None]:
     algorithm = canonical_name(algorithm)
     kind = header.get("typ", "jwt")
     if not isinstance(kind, str) or kind.lower().removeprefix("application/") not in _TYPES:
-        raise _refused("The token type (typ) is neither JWT nor at+jwt.")
+        raise _refused("The token type (typ) is not JWT, at+jwt or JOSE.")
     kid = header.get("kid")
     if kid is not None and not (isinstance(kid, str) and 0 < len(kid) <= KID_CHARACTERS and kid.isprintable()):
         raise _refused("The key id (kid) of the token is not a short printable text.")
@@ -358,7 +359,7 @@ def _check_required(claims: dict[str, object], issuer: Issuer) -> None:
 
 def _find_subject(claims: dict[str, object], issuer: Issuer) -> str:
     subject = claims.get("sub")
-    if "sub" not in claims and issuer.subject_fallback is not None:
+    if subject in (None, "") and issuer.subject_fallback is not None:
         subject = find_text(claims, issuer.subject_fallback)
     if not isinstance(subject, str) or not 0 < len(subject) <= SUBJECT_CHARACTERS or not subject.isprintable():
         raise _refused("The token subject (sub) is missing or not a short printable text.")

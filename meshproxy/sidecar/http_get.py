@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from meshproxy.codec.events import Headers, RequestHead
+from meshproxy.identity.pem import read_certificates
 from meshproxy.transport.channel import H1Channel, Target, own_connections
 from meshproxy.transport.client import StatusError, exchange
 from meshproxy.transport.connector import named_server
@@ -158,9 +159,10 @@ def trusting(ca_file: Path | None) -> ssl.SSLContext:
         return _system_context()
     context = _bare_context()
     try:
-        context.load_verify_locations(ca_file)
-    except (ssl.SSLError, OSError) as error:
-        raise FetchError(f"the authorities in {ca_file} cannot be loaded: {error.strerror or error.args[-1]}") from None
+        context.load_verify_locations(cadata=b"".join(read_certificates(ca_file.read_bytes())))
+    except (ValueError, OSError) as error:
+        why = getattr(error, "strerror", None) or error.args[-1]
+        raise FetchError(f"the authorities in {ca_file} cannot be loaded: {why}") from None
     return context
 
 

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 from pathlib import Path
 
-from meshproxy.identity.jose import load_object
+from meshproxy.identity.jose import BOM, load_object
 from meshproxy.identity.jwk import KEY_SET_BYTES
 from meshproxy.identity.keys import IssuerKeys
 from meshproxy.identity.load_balancer import KEY_BYTES, read_key
@@ -94,7 +94,7 @@ def from_discovery(issuer: str, access: Access) -> Source:
 
     async def discover() -> bytes:
         try:
-            document = load_object(await fetch(ours, KEY_SET_BYTES, access))
+            document = load_object((await fetch(ours, KEY_SET_BYTES, access)).removeprefix(BOM))
         except ValueError as error:
             raise FetchError(f"the OpenID configuration cannot be read: {error}") from None
         # Section 4.3: character for character, or one tenant of a host could speak for another.

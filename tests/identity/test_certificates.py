@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509 import load_der_x509_certificate
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -186,6 +187,9 @@ def test_authorities_rotate() -> None:
 
 KEY = serialization.load_pem_private_key(LEAF.key_pem, None)
 PASSWORD = serialization.BestAvailableEncryption(b"secret")
+RSA_KEY = rsa.generate_private_key(65_537, 2_048).private_bytes(
+    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+)
 ENCRYPTED = [
     KEY.private_bytes(serialization.Encoding.PEM, form, PASSWORD)
     for form in (serialization.PrivateFormat.PKCS8, serialization.PrivateFormat.TraditionalOpenSSL)
@@ -197,6 +201,7 @@ EXPIRED = DevelopmentCA.create(DOMAIN, lifetime=timedelta(seconds=-1))
     ("given", "expected"),
     [
         pytest.param(Credentials(LEAF.certificate_pem, CA.issue(ID).key_pem, CA.bundle_pem), "mismatch", id="old-key"),
+        pytest.param(Credentials(LEAF.certificate_pem, RSA_KEY, CA.bundle_pem), "mismatch", id="key-of-another-type"),
         pytest.param(Credentials(LEAF.certificate_pem, b"", CA.bundle_pem), "unreadable", id="no-key"),
         pytest.param(
             Credentials(LEAF.certificate_pem, LEAF.key_pem[:80], CA.bundle_pem), "unreadable", id="half-a-key"

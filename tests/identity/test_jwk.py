@@ -98,7 +98,6 @@ LARGE = (1 << 8192) + 1
         pytest.param({**RSA_JWK, "oth": []}, "private", id="other-primes"),
         pytest.param({**RSA_JWK, "use": "enc"}, "use", id="for-encryption"),
         pytest.param({**RSA_JWK, "use": "SIG"}, "use", id="use-case"),
-        pytest.param({**RSA_JWK, "use": None}, "use", id="use-null"),
         pytest.param({**RSA_JWK, "key_ops": []}, "key_ops", id="no-operations"),
         pytest.param({**RSA_JWK, "key_ops": "verify"}, "key_ops", id="operations-text"),
         pytest.param({**RSA_JWK, "key_ops": ["sign"]}, "key_ops", id="to-sign-only"),
@@ -187,6 +186,28 @@ def test_two_keys_of_one_kid_are_no_key() -> None:
     assert len(read_key_set(document(EC_JWK, EC_JWK), ALGORITHMS).keys) == 1
 
 
+def test_keys_of_one_kid_that_the_algorithm_tells_apart() -> None:
+    keys = read_key_set(document(RSA_JWK, EC_JWK), ALGORITHMS)
+    assert [key.material for key in keys.keys] == [read_key(each, ALGORITHMS).material for each in (RSA_JWK, EC_JWK)]
+    assert [keys.find("k", algorithm) for algorithm in ("RS256", "ES256")] == [*keys.keys]
+    assert keys.find("k", "ES384") is keys.keys[0]  # which does not verify that
+    again = read_key_set(document({**RSA_JWK, "alg": "RS256"}, {**RSA_JWK, "alg": "PS256"}), ALGORITHMS)
+    assert [again.find("k", algorithm) for algorithm in ("RS256", "PS256")] == [*again.keys]
+
+
+def test_members_that_are_null_are_absent() -> None:
+    nulls = dict.fromkeys(
+        ("use", "alg", "key_ops", "k", "d", "p", "q", "dp", "dq", "qi", "oth", "x5c", "x", "y", "crv")
+    )
+    key = read_key({**RSA_JWK, **nulls}, ALGORITHMS)
+    plain = read_key({name: RSA_JWK[name] for name in ("kty", "n", "e", "kid")}, ALGORITHMS)
+    assert (key.kid, key.material, key.algorithms) == (plain.kid, plain.material, plain.algorithms)
+
+
+def test_a_set_may_begin_with_a_byte_order_mark() -> None:
+    assert len(read_key_set(b"\xef\xbb\xbf" + document(EC_JWK), ALGORITHMS).keys) == 1
+
+
 @pytest.mark.parametrize(
     ("given", "why"),
     [
@@ -230,4 +251,5 @@ def test_a_key_or_a_value_error(base: dict[str, Any], changed: dict[str, Any]) -
     for algorithm in key.algorithms:
         assert not key.verify(algorithm, b"", b"")
         # Whatever is accepted, PyJWT accepts too, and makes the same key of it.
-        assert jwt.PyJWK({**base, **changed}, algorithm).key == key._public
+        given = {name: value for name, value in {**base, **changed}.items() if value is not None}
+        assert jwt.PyJWK(given, algorithm).key == key._public

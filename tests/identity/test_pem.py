@@ -107,6 +107,9 @@ def test_keys_of_every_kind_are_found(make: Callable[[], Any], form: PrivateForm
     assert found is not None
     loaded: Any = load_pem_private_key(found, None)
     assert loaded.public_key() == key.public_key()
+    headers = pem.replace(b"KEY-----\n", b"KEY-----\nComment: of a tool\n\n", 1)
+    for written in (pem.replace(b"\n", b"\n\n"), headers, indented(pem), pem.replace(b"\n", b"\r")):
+        assert find_private_key(written) == found
 
 
 @pytest.mark.parametrize(
@@ -120,6 +123,11 @@ def test_keys_of_every_kind_are_found(make: Callable[[], Any], form: PrivateForm
 def test_what_is_not_complete_is_refused(damaged: bytes) -> None:
     with pytest.raises(ValueError):
         read_certificates(damaged)
+
+
+def test_a_damaged_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="not valid PEM"):
+        find_private_key(KEY.replace(b"MIG", b"M*G"))
 
 
 @given(

@@ -110,6 +110,7 @@ def test_a_token() -> None:
     [
         pytest.param({"typ": None}, {}, id="no-type"),
         pytest.param({"typ": "JWT"}, {}, id="jwt"),
+        pytest.param({"typ": "JOSE"}, {}, id="jwt-svid"),
         pytest.param({"typ": "jwt"}, {}, id="jwt-lower"),
         pytest.param({"typ": "AT+JWT"}, {}, id="at-jwt-upper"),
         pytest.param({"typ": "application/at+jwt"}, {}, id="media-type"),
@@ -623,7 +624,8 @@ def test_an_issuer_for_everybody_is_none() -> None:
         ({"sub": None, "client_id": "app"}, "app"),
         ({"sub": "alice", "client_id": "app"}, "alice"),
         ({"sub": None}, None),
-        ({"sub": "", "client_id": "app"}, None),
+        ({"sub": "", "client_id": "app"}, "app"),  # service tokens of Cloudflare Access
+        ({"sub": "", "client_id": ""}, None),
         ({"sub": 5, "client_id": "app"}, None),
         ({"sub": None, "client_id": 5}, None),
         ({"sub": None, "client_id": ["app"]}, None),
@@ -651,9 +653,10 @@ def test_claims_whose_names_are_given_one_by_one() -> None:
         assert "lacks a claim" in refusal(CORP.token(**{**good, **changed}), verifier).message
 
 
-def test_a_null_subject_is_not_replaced() -> None:
-    text = json.dumps({**claims(), "sub": None, "client_id": "app"}).encode()
-    assert "subject" in refusal(CORP.sign({}, text), verifier_of(subject_fallback="client_id")).message
+def test_a_null_subject_is_none() -> None:
+    token = CORP.sign({}, json.dumps({**claims(), "sub": None, "client_id": "app"}).encode())
+    assert verifier_of(subject_fallback="client_id").verify(bearer(token), NOW).subject == "app"
+    assert "subject" in refusal(token).message
 
 
 def test_a_key_that_is_withdrawn_takes_its_tokens_along() -> None:
@@ -793,8 +796,10 @@ def test_a_role_of_aws() -> None:
 
 def test_no_role_without_a_subject() -> None:
     verifier = verifier_of(url=STS, subject_fallback="client_id")
-    token = verifier.verify(bearer(CORP.sign({}, {**claims(iss=STS, sub=None), "client_id": ROLE})), NOW)
-    assert (token.subject, token.iam_role) == (ROLE, None)
+    for sub in ({}, {"sub": ""}, {"sub": None}):
+        text = json.dumps({**claims(iss=STS, sub=None), **sub, "client_id": ROLE}).encode()
+        token = verifier.verify(bearer(CORP.sign({}, text)), NOW)
+        assert (token.subject, token.iam_role) == (ROLE, None)
 
 
 def test_no_other_issuer_names_roles() -> None:

@@ -203,6 +203,8 @@ async def test_a_private_authority(authority: DevelopmentCA, tmp_path: Path) -> 
         assert issuer.issuer.startswith("https://localhost:")
         url = Url.read(issuer.keys_url)
         assert json.loads(await fetch(url, ca_file)) == issuer.jwks()
+        ca_file.write_bytes(b"\xef\xbb\xbf" + ca_file.read_bytes())  # all forms that identity files may have
+        assert json.loads(await fetch(url, ca_file)) == issuer.jwks()
         for other in (None, DevelopmentCA.create("x.example").write(tmp_path / "x")):  # None: the system's authorities
             with pytest.raises(ClientError, match=r"the certificate of localhost:\d+ is not issued by") as failed:
                 await fetch(url, other)
