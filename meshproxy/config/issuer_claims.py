@@ -47,6 +47,8 @@ _CLOSED: tuple[tuple[re.Pattern[str], str, Members], ...] = (
 _FOR_EVERYBODY = frozenset(
     {
         "https://accounts.google.com",
+        "accounts.google.com",
+        "https://app.terraform.io",
         "https://token.actions.githubusercontent.com",
         "https://gitlab.com",
         "https://agent.buildkite.com",

@@ -60,9 +60,9 @@ def _check_key_set(key_set: Mapping[str, Any]) -> None:
     if not isinstance(keys, list) or not keys or not all(isinstance(key, dict) for key in keys):
         raise ValueError('"inline" is not a JWK set: expected {keys: [{kty: ..., ...}, ...]} with one key at least')
     for key in keys:
-        if key.get("kty") == "oct" or "k" in key:
+        if key.get("kty") == "oct" or key.get("k") is not None:
             raise ValueError('"inline" holds a symmetric key, with which anyone who can read it can issue tokens')
-        if "d" in key:
+        if key.get("d") is not None:
             raise ValueError('"inline" holds a private key: only public keys belong here')
 
 
@@ -172,7 +172,7 @@ class Issuer(Part, frozen=True):
                 'expected "audiences", or "requiredClaims" for an issuer whose tokens have no "aud": without either,'
                 " tokens that were issued for others would be accepted"
             )
-        if not self.audiences and all(_is_about_presence(wanted) for _, wanted in required):
+        if not self.audiences and all(is_about_presence(wanted) for _, wanted in required):
             raise ValueError('"requiredClaims": whether a claim is present does not tell what a token is for')
         for path, _ in required:
             name = path if isinstance(path, str) else path[0] if len(path) == 1 else path
@@ -274,12 +274,12 @@ class Aws(Part, frozen=True):
     """Left out: pre-signed requests are not accepted."""
 
 
-def _is_about_presence(wanted: object) -> bool:
+def is_about_presence(wanted: object) -> bool:
     """Whether a claim with any value at all can do, or one that is absent."""
     if not isinstance(wanted, TextMatch):
         return False
     if isinstance(wanted, ClaimPattern) and wanted.any_of:
-        return any(map(_is_about_presence, wanted.any_of))
+        return any(map(is_about_presence, wanted.any_of))
     if isinstance(wanted, ClaimPattern) and wanted.all_of:
-        return all(map(_is_about_presence, wanted.all_of))
+        return all(map(is_about_presence, wanted.all_of))
     return wanted.present is not None

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
-from meshproxy.config.check import workloads
+from meshproxy.config.check import subjects, workloads
 from meshproxy.config.codes import Code
 from meshproxy.config.coverage import covers, is_everyone, role_covers
+from meshproxy.config.fields import claims_of
 from meshproxy.config.globs import compile_glob, is_literal
 from meshproxy.config.issuer_claims import is_for_everybody
+from meshproxy.config.issuers import is_about_presence
 from meshproxy.config.places import find, items
 from meshproxy.config.values import is_whole_version, shown
 
@@ -32,7 +34,13 @@ MUCH_ALIKE = 0.8
 """Of 1: two names of which one may be a misspelling of the other (`difflib`)."""
 COMPARED = 250_000
 """Pairs of names that are compared, about 20 us each: names of a larger set are not."""
+_OF_EVERYBODY = frozenset(name for each in ("iss", "aud", "exp", "nbf", "iat") for name in (each, (each,)))
+"""Claims that are alike, or are chosen, in the tokens of all whom an issuer gives them."""
 _EXPRESSION = re.compile(r"\.[*+]|[\^$\\|]|\[.*\]|\(.*\)|\{[0-9,]+\}")
+_HALF_ANCHORED = re.compile(r"\^.*[^$*+}]|[^^.].*\$", re.DOTALL)
+"""An expression that is anchored at one end, with no repetition at the other."""
+_SCOPES = frozenset({"scope", "scp"})
+"""Their words may hold a star (`models:*`)."""
 _SPECIAL = re.compile(r"[\^$\\|\[\](){}+]")
 
 
@@ -65,6 +73,7 @@ def warn_of_policy(placed: Sequence[Placed], *, is_partial: bool) -> Iterator[Pr
         yield from _unlisted(whole)
     for each in whole:
         yield from _name_patterns(each)
+        yield from _value_patterns(each)
         if each.kind == "ModelRoute":
             yield from _patterns(each, ["spec"])
 
@@ -96,6 +105,45 @@ def _name_patterns(each: Placed) -> Iterator[Problem]:
             if node is not None and isinstance(node.value, str) and ".*" in node.value:
                 message = f"{shown(node.value)} is no regular expression here: only * and ? are special"
                 yield each.at(node, f"{field}.{name}", message + _plain(node.value), Code.NOT_A_PATTERN)
+
+
+def _value_patterns(each: Placed) -> Iterator[Problem]:
+    """Claims and headers that are compared with patterns of another kind, so that a `deny` never applies."""
+    for field, subject in subjects(each):
+        paths = items(find(subject, "token", "claimPaths"))
+        demands = [(f"token.claimPaths[{index}]", "", wanted) for index, wanted in enumerate(paths)]
+        for place, node in (("token.claims", find(subject, "token", "claims")), ("headers", find(subject, "headers"))):
+            for name, wanted in node.value.items() if node is not None and isinstance(node.value, dict) else ():
+                demands.append((f"{place}.{name}", name, wanted))
+        for place, name, wanted in demands:
+            for word, text in _texts(wanted) if name not in _SCOPES else ():
+                if (why := _why_no_pattern(word, str(text.value))) is not None:
+                    yield each.at(text, f"{field}.{place}", why, Code.NOT_A_PATTERN)
+
+
+def _texts(wanted: Node, word: str = "exact") -> Iterator[tuple[str, Node]]:
+    """What a text is compared with, and how."""
+    if isinstance(wanted.value, str):
+        yield word, wanted
+    for name, node in wanted.value.items() if isinstance(wanted.value, dict) else ():
+        if name in ("allOf", "anyOf"):
+            for item in items(node):
+                yield from _texts(item)
+        elif name in ("exact", "prefix", "suffix", "contains", "regex"):
+            yield from _texts(node, name)
+
+
+def _why_no_pattern(word: str, text: str) -> str | None:
+    if word == "regex":
+        if _HALF_ANCHORED.fullmatch(text) is None:
+            return None
+        return f"{shown(text)} must match the whole text, so ^ and $ change nothing: write .* for the rest of it"
+    if "*" not in text:
+        return None
+    instead = "regex: ..."
+    if word == "exact" and text.find("*") == len(text) - 1:
+        instead = f"prefix: {shown(text[:-1])}" if text != "*" else "present: true"
+    return f"{shown(text)} is compared as it is written, with the *: write {{{instead}}}"
 
 
 def _at(each: Placed, path: Sequence[int | str]) -> Any:
@@ -155,11 +203,18 @@ def _open_to_anybody(bindings: Sequence[Placed], issuers: Mapping[str, Issuer]) 
             token = subject.token
             if binding.document.spec.action != "allow" or token is None or subject.workload or subject.ip_blocks:
                 continue
-            if token.issuer in issuers and not token.claims and not token.claim_paths:
+            if token.issuer in issuers and all(
+                _says_nothing(path, wanted) for path, wanted in claims_of(token.claims, token.claim_paths)
+            ):
                 url = issuers[token.issuer].issuer
                 message = f"allows everybody: whoever has an account gets tokens of {url} for any audience; name claims"
                 node = _at(binding, ["spec", "subjects", index])
                 yield binding.at(node, f"spec.subjects[{index}].token", message, Code.ANYBODY)
+
+
+def _says_nothing(path: str | tuple[str, ...], wanted: object) -> bool:
+    """Whether tokens of everybody have the claim."""
+    return path in _OF_EVERYBODY or is_about_presence(wanted)
 
 
 def _denials(roles: Mapping[str, Placed], bindings: Sequence[Placed], domain: str | None) -> Iterator[Problem]:

@@ -57,6 +57,7 @@ def test_an_issuer_of_everybody(check: Check) -> None:
     for subject, action in (
         ("{token: {issuer: google, claims: {email: a@b.example}}}", "allow"),
         ("{token: {issuer: google, claimPaths: [{path: [email], exact: a@b.example}]}}", "allow"),
+        ("{token: {issuer: google, claims: {sub: {present: true}, email: a@b.example}}}", "allow"),
         ("{token: {issuer: google}, workload: {namespace: gateway}}", "allow"),
         ("{token: {issuer: google}}", "audit"),
     ):
@@ -276,3 +277,47 @@ def test_a_model_that_no_server_lists(check: Check) -> None:
     health = '{endpoints: [{rest: "127.0.0.1:8501"}], models: [fraud], health: {models: [other]}}'
     (found,) = said(check(*good, document("ModelServer", "local", health)), "MP0608")
     assert "ModelServer/local: spec.health.models[0]: " in found
+
+
+@pytest.mark.parametrize("claims", ["{sub: {present: true}}", "{aud: a}", "{iss: x, hd: {anyOf: [{present: true}]}}"])
+def test_claims_that_everybody_has(check: Check, claims: str) -> None:
+    google = mesh(", issuers: [{name: google, issuer: accounts.google.com, audiences: [a], keys: {file: /dev/null}}]")
+    subject = f"{{token: {{issuer: google, claims: {claims}}}}}"
+    (found,) = said(check(google, *GOOD[1:], binding("b", "readers", subject)), "MP0511")
+    assert "allows everybody" in found
+
+
+@pytest.mark.parametrize(
+    ("subject", "field", "instead"),
+    [
+        ('token: {issuer: corp, claims: {sub: "repo:a/*"}}', "token.claims.sub", '{prefix: "repo:a/"}'),
+        ('token: {issuer: corp, claims: {sub: "*"}}', "token.claims.sub", "{present: true}"),
+        ('token: {issuer: corp, claims: {sub: {prefix: "repo:*"}}}', "token.claims.sub", "{regex: ...}"),
+        ('token: {issuer: corp, claims: {g: {anyOf: [a, {suffix: "*b"}]}}}', "token.claims.g", "{regex: ...}"),
+        ('token: {issuer: corp, claims: {g: {regex: "^team-"}}}', "token.claims.g", ".* for the rest of it"),
+        ('token: {issuer: corp, claims: {g: {regex: "@a[.]b$"}}}', "token.claims.g", ".* for the rest of it"),
+        ('token: {issuer: corp, claimPaths: [{path: [a, b], exact: "x*y"}]}', "token.claimPaths[0]", "{regex: ...}"),
+        ('workload: {namespace: a}, headers: {x-tenant: "a-*"}', "headers.x-tenant", '{prefix: "a-"}'),
+    ],
+)
+def test_values_that_are_patterns_of_another_kind(check: Check, subject: str, field: str, instead: str) -> None:
+    """Where they deny, they let everybody through."""
+    (found,) = said(check(*GOOD, binding("b", "readers", f"{{{subject}}}", "deny")), "MP0509")
+    assert f"spec.subjects[0].{field}: " in found
+    assert f": write {instead}" in found
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        'scope: "models:*"',
+        'g: {regex: "team-.*"}',
+        'g: {regex: "^team-[a-z]+$"}',
+        'g: {regex: "^team-.*"}',
+        'g: {regex: ".*@a[.]b$"}',
+        "g: 5",
+    ],
+)
+def test_values_that_are_meant_as_they_are_written(check: Check, claims: str) -> None:
+    subject = f"{{token: {{issuer: corp, claims: {{{claims}}}}}}}"
+    assert said(check(*GOOD, binding("b", "readers", subject, "deny")), "MP0509") == []
