@@ -80,7 +80,8 @@ def _documents(address: str, timeout: float) -> list[SentKind]:
         page = msgspec.json.decode(_mesh.ask_page(where, "/documents", timeout), type=list[msgspec.Raw])
         return [decode(each) for each in page]
     except (NoAnswer, msgspec.DecodeError) as error:
-        raise click.ClickException(f"no control plane answers at {'{}:{}'.format(*where)}: {error}") from None
+        problem = f"no control plane answers at {'{}:{}'.format(*where)}: {error}; {_control_planes.HINT}"
+        raise click.ClickException(problem) from None
 
 
 def _grants(documents: Sequence[SentKind], used: dict[str, int], model: str | None) -> Iterator[Grant]:

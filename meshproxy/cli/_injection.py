@@ -48,12 +48,12 @@ settings_options = _options.together(
     click.option(
         "--control-plane",
         metavar="HOST:PORT",
-        help="Where sidecars find the control plane.  [default: meshproxy-control.NAMESPACE.svc:18510]",
+        help="Where sidecars find the control plane.  [default: meshproxy-control.CONTROL-NAMESPACE.svc:18510]",
     ),
     click.option(
         "--control-plane-id",
         metavar="SPIFFE-ID",
-        help="Its SPIFFE id.  [default: spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/control]",
+        help="Its SPIFFE id.  [default: spiffe://TRUST-DOMAIN/ns/CONTROL-NAMESPACE/sa/control]",
     ),
     namespace_option("Where it runs: pods of this namespace get no sidecar."),
     click.option(

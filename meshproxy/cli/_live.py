@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 import click
 
-from meshproxy.cli import _options
+from meshproxy.cli import _control_planes, _options
 from meshproxy.cli._local_page import MOST_CHARACTERS, failure, printable, read_address
 
 if TYPE_CHECKING:
@@ -169,7 +169,8 @@ class Lines:
         except (OSError, HTTPException) as error:
             connection.close()
             if self._headers is not None:
-                raise Ended(f"no control plane answers at {where}: {failure(error, timeout)} (--control)") from None
+                problem = f"no control plane answers at {where}: {failure(error, timeout)}; {_control_planes.HINT}"
+                raise Ended(problem) from None
             raise Ended(
                 f"no sidecar answers at {where}: {failure(error, timeout)}. Is it running, with this "
                 "spec.admin.listen? (--admin HOST:PORT)"

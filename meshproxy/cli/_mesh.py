@@ -102,7 +102,7 @@ def ask(addresses: Sequence[str], timeout: float, seconds: float) -> MeshAnswers
         pages[name] = page
         problems += [f"{name}: {problem}" for problem in page.reports.problems()]
     if not pages:
-        raise click.ClickException("; ".join(problems))
+        raise click.ClickException("; ".join([*problems, _control_planes.HINT]))
     return MeshAnswers(pages, problems)
 
 

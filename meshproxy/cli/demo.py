@@ -217,7 +217,7 @@ async def _stay(mesh: DemoMesh, managed: ManagedMesh) -> None:
 
     certificate = mesh.local.certificate("pricing", "quoter")
     click.echo(_suggestions(mesh, managed, certificate, await demo.token_of(mesh, demo.QUOTER)))
-    mesh.sidecar.child.on_line = mesh.application.child.on_line = click.echo
+    mesh.sidecar.child.on_line = mesh.application.child.on_line = managed.control.on_line = click.echo
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -264,8 +264,10 @@ Calls of the application whose sidecar the control plane manages. What it gives 
 {directory}/managed/documents, and a change is in use at once:
 
 curl -d '{{"instances": [1, 2, 5]}}' http://{managed.application.outbound}/v1/models/half_plus_two:predict
-{meshproxy} proxy-status --control {managed.web}
+{meshproxy} edges --control {managed.web} -o wide
 {meshproxy} check --control {managed.web}
+
+Who calls what, how fast and how secured, is also on http://{managed.web}/ in a browser.
 
 {meshproxy} top --admin {mesh.sidecar.admin}
 {meshproxy} tap --admin {mesh.application.admin}
@@ -273,5 +275,6 @@ curl http://{mesh.application.admin}/metrics
 curl http://{mesh.sidecar.admin}/metrics
 tail -f {mesh.access_log}
 
-Ctrl-C stops the mesh and deletes its files. Below is what the two sidecars log, for instance why a reload failed.
+Ctrl-C stops the mesh and deletes its files. Below is what two sidecars and the control plane log, for
+instance why documents were rejected.
 """

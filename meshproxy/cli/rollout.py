@@ -95,7 +95,7 @@ def _wanted(names: Sequence[str], addresses: Sequence[str], timeout: float) -> l
                 if each.name not in found or each.sidecars > found[each.name].sidecars:
                     found[each.name] = each
         except NoAnswer as error:
-            problems.append(f"nothing answers at {address}: {error}")
+            problems.append(f"nothing answers at {address}: {error}; {_control_planes.HINT}")
         except msgspec.MsgspecError as error:
             problems.append(f"{address} is not the web port of a control plane with rollouts: {error}")
     for problem in problems:
@@ -121,7 +121,7 @@ def _send(name: str, word: str, addresses: Sequence[str], timeout: float) -> Non
                 where, f"/rollouts/{quote(name, safe='')}/{word}", _control_planes.order_headers(), timeout
             )
         except NoAnswer as error:
-            problems.append(f"nothing answers at {address}: {error}")
+            problems.append(f"nothing answers at {address}: {error}; {_control_planes.HINT}")
             continue
         text = printable(page[:500].decode("utf-8", "replace").strip())
         if code == 200:

@@ -10,7 +10,7 @@ import click
 from meshproxy.cli import _options
 
 
-@click.command(name="sidecar", short_help="Run a sidecar beside a model server.")
+@click.command(name="sidecar", short_help="Run a sidecar beside a model server or an application.")
 @click.option(
     "--config",
     "paths",
@@ -22,7 +22,7 @@ from meshproxy.cli import _options
 )
 @_options.log_level("The level of the log on standard error. Traffic is in the access log.")
 def command(paths: tuple[str, ...], log_level: str) -> None:
-    """Run a sidecar beside a model server.
+    """Run a sidecar beside a model server or an application.
 
     SIGTERM drains it: it finishes the requests in flight, then exits. SIGHUP, or a change of the files, reloads the
     documents; if they have problems, the sidecar logs them and keeps the old ones. Find problems beforehand with

@@ -223,7 +223,7 @@ def _documents(known: Known, fleet: Sequence[Member]) -> Iterator[Finding]:
         return
     where = "at {}: " if len(known) > 1 else ""
     broken = (where.format(address) + some(each.problems) for address, each in giving if each.problems)
-    hint = "mend them (meshproxy config check PATH); sidecars keep the previous ones until then"
+    hint = "mend them (meshproxy config check --partial PATH); sidecars keep the previous ones until then"
     yield judged(DOCUMENTS, "the documents have no problems", next(broken, ""), hint)
     blind = (where.format(address) + each.source_problem for address, each in giving if each.source_problem)
     hint = "see to the API server, and apply what `meshproxy install` prints; what is known stays in force"

@@ -87,9 +87,7 @@ class ManagedMesh:
             REPLICA=replica,
             ACCESS_LOG=access_log,
         )
-        for name, account in SIDECARS.items():
-            token = make_token(FolderStore(folder / "control"), local.spiffe_id(*account), time.time(), 600.0)
-            replace_file(folder / f"{name}.token", token.encode(), 0o600)
+        _write_tokens(local, folder)
         sidecars = await all_started(
             *(local.sidecar(f"the managed sidecar of the {name}", own / f"{name}.yaml") for name in SIDECARS)
         )
@@ -159,13 +157,22 @@ class ManagedMesh:
         await self.in_sync(but=before)
 
     async def restart_control(self, lifetime: float) -> None:
-        """Starts the control plane where it was before. Raises ChildFailed."""
+        """Starts the control plane where it was before, with tokens for sidecars whose certificates have expired
+        meanwhile: on a busy machine it takes longer than those live. Raises ChildFailed."""
         before = self.control.listening
         self.control = await _start_control(self.local, self.folder, before["control"], before["web"], lifetime)
+        _write_tokens(self.local, self.folder)
 
     def rotations(self) -> int:
         """How often each sidecar at least has taken another certificate into use."""
         return min(len(each.said("certificate rotated")) for each in (self.replica, self.application))
+
+
+def _write_tokens(local: LocalMesh, folder: Path) -> None:
+    """A join token for each sidecar, where its document says."""
+    for name, account in SIDECARS.items():
+        token = make_token(FolderStore(folder / "control"), local.spiffe_id(*account), time.time(), 600.0)
+        replace_file(folder / f"{name}.token", token.encode(), 0o600)
 
 
 async def _start_control(local: LocalMesh, folder: Path, listen: str, web: str, lifetime: float) -> Child:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from meshproxy.config.load import load
+from meshproxy.control.attestation import redeem_token
 from meshproxy.control.documents import MeshDocuments
 from meshproxy.control.sources import Files
 from meshproxy.control.status import DocumentsEntry, SidecarState
+from meshproxy.control.store import FolderStore
 from meshproxy.devtools import managed_mesh
 from meshproxy.devtools.child import ChildFailed
 from meshproxy.devtools.demo_mesh import documents_directory, write_documents
@@ -72,6 +77,27 @@ async def test_all_sidecars_must_be_in_sync_with_another_version() -> None:
     assert await mesh.in_sync() == "a"
     mesh = Asked(page("a", SYNC, SYNC), page("b", SYNC, BEHIND), page("b", SYNC), page("b", SYNC, SYNC))
     assert await mesh.in_sync(but="a") == "b"
+
+
+async def test_who_has_lost_its_certificate_while_the_control_plane_was_away_can_join_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FolderStore(tmp_path / "control")
+    store.authority("demo.example", time.time())
+
+    async def start(*_: object) -> str:
+        await asyncio.sleep(0)
+        return "another"
+
+    monkeypatch.setattr(managed_mesh, "_start_control", start)
+    mesh = Asked()
+    mesh.folder = tmp_path
+    mesh.local = cast("Any", SimpleNamespace(spiffe_id=lambda *account: "/".join(account)))
+    mesh.control = cast("Any", SimpleNamespace(listening={"control": "127.0.0.1:1", "web": "127.0.0.1:2"}))
+    await mesh.restart_control(60.0)
+    assert cast("str", mesh.control) == "another"
+    for name, account in SIDECARS.items():
+        assert redeem_token(store, (tmp_path / f"{name}.token").read_text(), time.time()) == "/".join(account)
 
 
 async def test_it_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
