@@ -190,6 +190,7 @@ def test_keys_of_one_kid_that_the_algorithm_tells_apart() -> None:
     keys = read_key_set(document(RSA_JWK, EC_JWK), ALGORITHMS)
     assert [key.material for key in keys.keys] == [read_key(each, ALGORITHMS).material for each in (RSA_JWK, EC_JWK)]
     assert [keys.find("k", algorithm) for algorithm in ("RS256", "ES256")] == [*keys.keys]
+    assert len(read_key_set(document(EC_JWK, {**EC_JWK, "kid": "l"}), ALGORITHMS).keys) == 2
     assert keys.find("k", "ES384") is keys.keys[0]  # which does not verify that
     again = read_key_set(document({**RSA_JWK, "alg": "RS256"}, {**RSA_JWK, "alg": "PS256"}), ALGORITHMS)
     assert [again.find("k", algorithm) for algorithm in ("RS256", "PS256")] == [*again.keys]
