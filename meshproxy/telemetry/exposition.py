@@ -11,6 +11,7 @@ https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 
@@ -37,11 +38,26 @@ NOT_FINITE = {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}
 
 logger = logging.getLogger(__name__)
 
+_OPENMETRICS, _TEXT = b"application/openmetrics-text", b"text/plain"
+_WEIGHT = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?").fullmatch
+
 
 def wants_openmetrics(accept: bytes | None) -> bool:
-    """Whether an `accept` field names OpenMetrics. Its weight is ignored: Prometheus lists it first, and a client that
-    lists it at all can read it."""
-    return accept is not None and b"application/openmetrics-text" in accept.lower()
+    """Whether an `accept` field (RFC 9110 section 12.5.1) prefers OpenMetrics to text. Prometheus weighs them by the
+    order of its `scrape_protocols`."""
+    weights = {_OPENMETRICS: 0.0, _TEXT: 0.0}
+    for item in (accept or b"").lower().split(b","):
+        kind, *parameters = map(bytes.strip, item.split(b";"))
+        if kind in weights:
+            weights[kind] = max(weights[kind], min(map(_weight, parameters), default=1.0))
+    return weights[_OPENMETRICS] > 0.0 and weights[_OPENMETRICS] >= weights[_TEXT]
+
+
+def _weight(parameter: bytes) -> float:
+    """Of a range of media types; 1 if the parameter is another, 0 if it is none that can be read."""
+    if not parameter.startswith(b"q="):
+        return 1.0
+    return float(parameter[2:]) if _WEIGHT(parameter[2:]) else 0.0
 
 
 def render(registry: Registry, *, openmetrics: bool = False, more: Iterable[bytes] = ()) -> Iterator[bytes]:

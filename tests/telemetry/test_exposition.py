@@ -81,6 +81,10 @@ def test_openmetrics_names_counters_without_their_suffix_and_ends() -> None:
         (b"text/plain;version=0.0.4;q=1,*/*;q=0.1", False),
         (b"application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.4", True),
         (b"Application/OpenMetrics-Text", True),
+        (b"text/plain;version=0.0.4;q=0.6,application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.4", False),
+        (b"application/openmetrics-text; q=0", False),
+        (b"application/openmetrics-text; q=much, text/plain", False),
+        (b"text/plain, application/openmetrics-text; version=0.0.1; q=0.2, application/openmetrics-text", True),
     ],
 )
 def test_openmetrics_only_for_who_asks(accept: bytes | None, wanted: bool) -> None:
