@@ -16,6 +16,7 @@ from meshproxy.config.problems import Problem
 Paths = Sequence[str | os.PathLike[str]]
 
 SUFFIXES = (".yaml", ".yml", ".json")
+"""Of names in a folder, in any case: a `deny.YML` that nobody reads would permit."""
 FILES = 1_000
 FILE_BYTES = 8 << 20
 TOTAL_BYTES = 32 << 20
@@ -132,7 +133,7 @@ def _expand(paths: Paths, wrong: Callable[[Path, str], None]) -> Iterator[tuple[
 def documents_in(folder: Path) -> list[os.DirEntry[str]]:
     """The entries of a folder whose names are a document's, sorted. Raises OSError or ValueError."""
     with os.scandir(folder) as entries:
-        inside = [each for each in entries if each.name.endswith(SUFFIXES) and not each.name.startswith(".")]
+        inside = [each for each in entries if each.name.lower().endswith(SUFFIXES) and not each.name.startswith(".")]
     return sorted(inside, key=lambda each: each.name)
 
 

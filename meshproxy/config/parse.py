@@ -148,7 +148,7 @@ class _Text:
         has_ours = False
         for key, content in files.items():
             text = content.value
-            if Path(key).suffix not in SUFFIXES or not isinstance(text, str) or GROUP not in text:
+            if Path(key).suffix.lower() not in SUFFIXES or not isinstance(text, str) or GROUP not in text:
                 continue
             has_ours = True
             # Lines of a literal block are lines of the file; of any other form they are those of the text.

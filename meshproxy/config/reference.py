@@ -25,10 +25,10 @@ _INTRODUCTION = """\
 <!-- Made from meshproxy/config by `meshproxy config explain -o markdown`; a test keeps it up to date. -->
 
 Documents are YAML (or JSON) in the shape of Kubernetes objects; [first.yaml](../deploy/examples/first.yaml) is a
-complete set. `meshproxy sidecar --config PATH` reads a file, or a folder: then its `*.yaml`, `*.yml` and `*.json` in
-the order of their names, without sub-folders and without names that begin with a dot, so that a mounted ConfigMap is
-read once. JWK sets in such a folder are skipped. `meshproxy config check PATH` reports every problem of the documents
-at once, as `file:line: Kind/name: field: message`, and exits with status 3 if there is one.
+complete set. `meshproxy sidecar --config PATH` reads a file, or a folder: then its `*.yaml`, `*.yml` and `*.json` (in
+any case) in the order of their names, without sub-folders and without names that begin with a dot, so that a mounted
+ConfigMap is read once. JWK sets in such a folder are skipped. `meshproxy config check PATH` reports every problem of
+the documents at once, as `file:line: Kind/name: field: message`, and exits with status 3 if there is one.
 
 Unknown fields are errors. So is YAML on which parsers disagree: duplicate keys, tags, merge keys (`<<`), bare `on`,
 `off`, `yes`, `no`, `y` and `n`, dates, and numbers like `010`, `1e3` or `12:30`. Quote text that looks like one of

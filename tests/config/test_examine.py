@@ -78,6 +78,9 @@ class TestManifests:
             '18: ModelRoleBinding/b: spec.sujects: no such field (did you mean "subjects"?)'
         ]
 
+    def test_keys_of_a_config_map_end_as_files_do_in_any_case(self, check: Check) -> None:
+        assert check(config_map(ROLE).replace("f0.yaml", "f0.YML")).names["ModelRole"] == ("r",)
+
     def test_in_another_form_they_are_those_of_the_text(self, check: Check, tmp_path: Path) -> None:
         text = ROLE.replace("models", "model").replace("\n", "\\n")
         found = check(f'apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c}}\ndata: {{f.yaml: "{text}"}}\n')

@@ -18,13 +18,13 @@ def read(*paths: Path) -> tuple[list[str], list[Problem]]:
 
 
 def test_a_folder_is_its_documents_in_the_order_of_their_names(tmp_path: Path) -> None:
-    for name in ("b.yaml", "a.yml", "c.json", "d.txt", ".hidden.yaml", "e.pem"):
+    for name in ("b.yaml", "a.yml", "c.json", "d.txt", ".hidden.yaml", "e.pem", "f.YML"):
         (tmp_path / name).write_text(name)
     (tmp_path / "sub.yaml").mkdir()
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "x.yaml").write_text("x")
-    assert read(tmp_path) == (["a.yml", "b.yaml", "c.json"], [])
-    assert [path.name for path in documents_in(tmp_path)] == ["a.yml", "b.yaml", "c.json", "sub.yaml"]
+    assert read(tmp_path) == (["a.yml", "b.yaml", "c.json", "f.YML"], [])
+    assert [path.name for path in documents_in(tmp_path)] == ["a.yml", "b.yaml", "c.json", "f.YML", "sub.yaml"]
 
 
 def test_a_configmap_as_the_kubelet_mounts_it_is_read_once(tmp_path: Path) -> None:
