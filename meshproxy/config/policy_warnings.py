@@ -37,8 +37,9 @@ COMPARED = 250_000
 _OF_EVERYBODY = frozenset(name for each in ("iss", "aud", "exp", "nbf", "iat") for name in (each, (each,)))
 """Claims that are alike, or are chosen, in the tokens of all whom an issuer gives them."""
 _EXPRESSION = re.compile(r"\.[*+]|[\^$\\|]|\[.*\]|\(.*\)|\{[0-9,]+\}")
-_HALF_ANCHORED = re.compile(r"\^.*[^$*+}]|[^^.].*\$", re.DOTALL)
-"""An expression that is anchored at one end, with no repetition at the other."""
+_PLAIN = r"(?:\[[^\]]\]|\\[^\w\s$]|[^*+?|()\[\]{}\\^$])+"
+_HALF_ANCHORED = re.compile(rf"\^{_PLAIN}|{_PLAIN}\$")
+"""An expression of plain text that is anchored at one end only."""
 _SCOPES = frozenset({"scope", "scp"})
 """Their words may hold a star (`models:*`)."""
 _SPECIAL = re.compile(r"[\^$\\|\[\](){}+]")

@@ -221,7 +221,8 @@ def _match_words(found: object, wanted: Wanted) -> ClaimMatch:
         return _YES
     # Some issuers separate with commas, or put several words into one item of a list; and an expression may be about
     # the whole text.
-    loose = {word for item in items for word in (*_LOOSE_SEPARATOR.split(item), " ".join(items)) if word}
+    whole = " ".join(items)
+    loose = {word for word in (*_LOOSE_SEPARATOR.split(whole), whole) if word}
     return _UNCLEAR if has(loose) else _NO
 
 

@@ -118,7 +118,7 @@ def read_key_set(document: bytes, algorithms: frozenset[str], *, may_be_empty: b
         same = [other for other in keys if other.kid == key.kid] if key.kid is not None else [key]
         if any(other.material != key.material and other.algorithms & key.algorithms for other in same):
             problems.append("two keys have the same kid: neither is used")
-        elif key is next(other for other in same if other.algorithms & key.algorithms):
+        elif key.kid is None or not any(other in usable and other.algorithms >= key.algorithms for other in same):
             usable.append(key)
     if not usable and not may_be_empty:
         raise KeySetError("the key set has no usable key" + "".join(f"; {problem}" for problem in problems[:3]))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from meshproxy.config.globs import compile_glob, is_literal
 from meshproxy.config.ip_blocks import address_of
 from meshproxy.identity.caller import Caller, Token, Workload, workload_of
+from meshproxy.identity.iam import is_role
 from meshproxy.inference.call import Call, ModelRef, Verb
 from meshproxy.policy.compare import Verdict, decide
 from meshproxy.policy.conditions import claim_in_words
@@ -160,8 +161,8 @@ def _may_overlap(deny: Subject, allow: Subject) -> bool:
     """Whether a caller can be both. Claims, headers and addresses may be what they are: they are not compared."""
     if None not in (deny.issuer, allow.issuer) and deny.issuer != allow.issuer:
         return False
-    if None not in (deny.iam_role, allow.iam_role) and deny.iam_role != allow.iam_role:
-        return False
+    if deny.iam_role is not None and allow.iam_role is not None and is_role(deny.iam_role, allow.iam_role) is False:
+        return False  # None: they may be the same
     ours, theirs = _parts(deny), _parts(allow)
     return all(
         one is None or other is None or _patterns_meet(one, other) for one, other in zip(ours, theirs, strict=True)

@@ -4,9 +4,7 @@
     ACQUIRING   no connection yet                                acquired -> AWAITING, acquire_failed -> OVER
     AWAITING    the request's head is out                        a final head -> ANSWERING, or DEFERRED
     DEFERRED    a gRPC head, kept: only what follows it tells    data -> ANSWERING, trailers -> WHOLE
-                whether the call went well. Passed on at once
-                while the request goes on: its client may wait
-                for the head
+                whether the call went well
     ANSWERING   the head was passed on                           the end of the answer -> WHOLE
     WHOLE       the whole answer; the request may not be out yet
     OVER        nothing more: it failed, broke, or was cancelled
@@ -79,10 +77,6 @@ class AnswerSink(Protocol):
 
 class AttemptListener(Protocol):
     """Who made the attempt. What it raises goes to its own `crashed`."""
-
-    @property
-    def request_ended(self) -> bool:
-        """The client has sent all of the request."""
 
     def connected(self, attempt: Attempt, stream: Upstream) -> None:
         """A stream is at hand: write the request to it. Raises HeadRefused."""
@@ -266,12 +260,10 @@ class Attempt:
                 self.grpc_status = grpc_status(head.headers)
                 failure = of_grpc(self.grpc_status)
             else:
+                self._head = head
                 self._needs_status = True
-                if self._listener.request_ended:
-                    self._head = head
-                    self.state = DEFERRED
-                    return
-                failure = None
+                self.state = DEFERRED
+                return
             self.state = WHOLE if head.end else ANSWERING
             self._failure = failure
             if failure is not None or head.end:

@@ -160,7 +160,9 @@ class Relay(Request):
             if call is not None:
                 if not self.read:
                     self.read = self.context.now()
+                self.peeked = unread[0][0]
                 self.named(call)
+                self.peeked = b""
             if scan.is_behind:
                 self._wait_for_turn()
                 return

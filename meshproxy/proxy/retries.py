@@ -207,12 +207,7 @@ class Retries:
         self._replay_bytes = 0
         self._replay = None
 
-    # What the attempts ask and tell (attempt.AttemptListener)
-
-    @property
-    def request_ended(self) -> bool:
-        """The client has sent all of the request."""
-        return self._request.request_ended
+    # What the attempts tell (attempt.AttemptListener)
 
     def connected(self, attempt: Attempt, stream: Upstream) -> None:
         """A stream is at hand: send the head, and what of the body was sent before."""

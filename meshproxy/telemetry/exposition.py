@@ -44,7 +44,7 @@ _WEIGHT = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?").fullmatch
 
 def wants_openmetrics(accept: bytes | None) -> bool:
     """Whether an `accept` field (RFC 9110 section 12.5.1) prefers OpenMetrics to text. Prometheus weighs them by the
-    order of its `scrape_protocols`."""
+    order of its `scrape_protocols`. Ranges such as `*/*` do not count."""
     weights = {_OPENMETRICS: 0.0, _TEXT: 0.0}
     for item in (accept or b"").lower().split(b","):
         kind, *parameters = map(bytes.strip, item.split(b";"))

@@ -194,6 +194,10 @@ def test_keys_of_one_kid_that_the_algorithm_tells_apart() -> None:
     assert keys.find("k", "ES384") is keys.keys[0]  # which does not verify that
     again = read_key_set(document({**RSA_JWK, "alg": "RS256"}, {**RSA_JWK, "alg": "PS256"}), ALGORITHMS)
     assert [again.find("k", algorithm) for algorithm in ("RS256", "PS256")] == [*again.keys]
+    for order in ({**RSA_JWK, "alg": "RS256"}, RSA_JWK), (RSA_JWK, {**RSA_JWK, "alg": "RS256"}):
+        found = read_key_set(document(*order), ALGORITHMS).find("k", "PS256")
+        assert found is not None
+        assert "PS256" in found.algorithms
 
 
 def test_members_that_are_null_are_absent() -> None:

@@ -93,6 +93,14 @@ def test_subjects_that_say_only_where_they_are_not() -> None:
     assert [each.who.iam_role for each in matrix(policy((PREDICT, "allow", subject(iam_role=role))))] == [role] * 2
 
 
+def test_a_role_may_be_the_one_that_is_denied_with_a_path() -> None:
+    role = "arn:aws:iam::123456789012:role/"
+    for denied, unless in (("r", ("b1",)), ("team/r", ("b1",)), ("s", ())):
+        allow = (PREDICT, "allow", subject(iam_role=f"{role}r"))
+        deny = (PREDICT, "deny", subject(iam_role=role + denied, workload=WEB))
+        assert {each.unless for each in matrix(policy(allow, deny))} == {unless}
+
+
 def test_what_is_denied_to_all_is_not_there() -> None:
     assert matrix(policy((PREDICT, "allow", subject(workload=WEB)), (PREDICT, "deny", subject(workload=WEB)))) == []
 

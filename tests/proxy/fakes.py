@@ -637,7 +637,6 @@ class RecordedListener:
     FOR_TESTS: ClassVar = frozenset({"errors", "events", "names", "raises", "records", "refusal", "sink", "states"})
 
     def __init__(self) -> None:
-        self.request_ended = True
         self.events: list[tuple[object, ...]] = []
         self.states: list[object] = []
         """The state of the attempt at each event."""

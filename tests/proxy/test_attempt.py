@@ -334,15 +334,6 @@ class TestAnswer:
         assert made.listener.events == [("answered", 200, Failure.UNAVAILABLE)]
         assert made.sink.events == [("trailers", ((b"grpc-status", b"14"),), 14)]
 
-    def test_while_the_request_goes_on_no_head_is_deferred(self) -> None:
-        """The client may wait for it before it sends the rest."""
-        made = alone(AWAITING, is_grpc=True)
-        made.listener.request_ended = False
-        made.do("head 200")
-        assert (made.attempt.state, made.listener.events, made.reports) == (ANSWERING, [("answered", 200, None)], [])
-        made.do("trailers 14")
-        assert (made.listener.names, made.reports) == (["answered", "failed_late"], ["unavailable"])
-
     def test_the_status_in_trailers_of_rest_means_nothing(self) -> None:
         made = alone(ANSWERING)
         made.do("trailers 14")
@@ -494,21 +485,13 @@ HOOKS = ["interim", "answered", "failed", "failed_late", "broke", "drained"]
     is_full=st.sampled_from([False, False, True]),
     events=st.lists(EVENTS, max_size=14),
     is_grpc=st.booleans(),
-    request_ended=st.booleans(),
     raising=st.sets(st.sampled_from(HOOKS), max_size=2),
 )
 def test_whatever_happens_the_endpoint_hears_once_and_nothing_is_told_after_the_end(
-    waits: bool,
-    connected: Exception | None,
-    is_full: bool,
-    events: list[str],
-    is_grpc: bool,
-    request_ended: bool,
-    raising: set[str],
+    waits: bool, connected: Exception | None, is_full: bool, events: list[str], is_grpc: bool, raising: set[str]
 ) -> None:
     made = Alone(is_grpc=is_grpc)
     attempt, listener, pool = made.attempt, made.listener, made.endpoint.pool
-    listener.request_ended = request_ended
     listener.raises = {name: RuntimeError(name) for name in raising}
     if connected is not None:
         listener.raises["connected"] = connected
@@ -586,21 +569,6 @@ class TestHeads:
         (exchange,) = world.finished
         assert exchange.first_byte - exchange.connected == 1
         assert exchange.finished - exchange.first_byte == 1
-
-    def test_a_grpc_head_is_kept_until_the_call_says_more(self, world: Any, wire: Any) -> None:
-        client = world.grpc(wire.spec(b"open"))
-        world.cluster.streams[0].sink.head_received(head())
-        assert client.heads == []
-
-    def test_unless_the_client_may_wait_for_it(self, world: Any, wire: Any) -> None:
-        """Before it sends the next message of its stream."""
-        client = world.grpc(None)
-        client.receive(wire.framed(wire.spec(b"open")), False)
-        world.cluster.streams[0].sink.head_received(head(headers=((b"x-session", b"7"),)))
-        assert (client.status, dict(client.headers)[b"x-session"]) == (200, b"7")
-        world.cluster.streams[0].sink.trailers_received(((b"grpc-status", b"14"),))
-        assert client.trailers == ((b"grpc-status", b"14"),)
-        assert world.finished[0].grpc_status == GrpcStatus.UNAVAILABLE
 
 
 class TestPieces:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshproxy.codec.events import Data, Failed, Rejected, RequestHead, Reset, ResponseHead
-from meshproxy.codec.h2 import frames
+from meshproxy.codec.h2 import connection, frames
 from meshproxy.codec.h2.connection import SLICE_FRAMES, H2Connection
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.h2.frames import CONTINUATION, DATA, HEADERS, frame
@@ -554,9 +554,11 @@ def test_what_is_postponed_is_not_there_twice(talk: Callable[..., Talk], size: i
     assert peak < 1.75 * len(wire), "a buffer that shrinks is copied when half of it is left"
 
 
+@pytest.mark.parametrize("taken", [1, 30, connection.TAKEN])
 @given(cuts=st.lists(st.integers(1, 200), min_size=1), turns=st.lists(st.integers(0, 3), min_size=1))
-def test_what_is_postponed_comes_to_the_same(cuts: list[int], turns: list[int]) -> None:
-    """Wherever it is cut, and however many turns there are in between; each reset is seen once at most."""
+def test_what_is_postponed_comes_to_the_same(taken: int, cuts: list[int], turns: list[int]) -> None:
+    """Wherever it is cut, however much is taken up at once, and however many turns there are in between; each reset is
+    seen once at most."""
     client = H2Connection(Role.CLIENT, Limits(), 0.0)
     client.receive(frames.settings([]) + frames.SETTINGS_ACK, 0.0)
     for stream in range(1, 61, 2):
@@ -571,18 +573,20 @@ def test_what_is_postponed_comes_to_the_same(cuts: list[int], turns: list[int]) 
     sliced = H2Connection(Role.SERVER, Limits(), 0.0)
     sliced.slice_frames = 2
     events, at, seen = [], 0, 0
-    for number in range(len(wire)):
-        piece = wire[at : at + cuts[number % len(cuts)]]
-        at += len(piece)
-        if sliced.has_more:
-            seen += sliced.postpone(piece) if piece else 0
-        elif piece:
-            events += sliced.receive(piece, 0.0)
-        for _ in range(turns[number % len(turns)] if piece else 1_000):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection, "TAKEN", taken)
+        for number in range(len(wire)):
+            piece = wire[at : at + cuts[number % len(cuts)]]
+            at += len(piece)
             if sliced.has_more:
-                events += sliced.receive(b"", 0.0)
-        if not piece:
-            break
+                seen += sliced.postpone(piece) if piece else 0
+            elif piece:
+                events += sliced.receive(piece, 0.0)
+            for _ in range(turns[number % len(turns)] if piece else 10_000):
+                if sliced.has_more:
+                    events += sliced.receive(b"", 0.0)
+            if not piece:
+                break
     assert events == expected
     assert sliced.take_output() == whole.take_output()
     assert (sliced.has_more, sliced.pending) == (False, 0)
