@@ -56,7 +56,10 @@ class ModelSpec:
         Raises:
             Refusal: MALFORMED_MESSAGE, or SCAN_LIMIT.
         """
-        for tag, value in walker.read(data, _SPEC, depth):
+        found = walker.read(data, _SPEC, depth)
+        if len(found) > len(_SPEC):
+            walker.repeat(len(found) - len(_SPEC))
+        for tag, value in found:
             assert isinstance(value, bytes)
             if tag == _NAME:
                 self.name = read_text(value, "the model name")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from meshproxy.codec.grpc import frame
 from meshproxy.inference.body_scan import DEFAULT_LIMITS, MEMO_ENTRIES, BodyKind, BodyScan, ScanLimits
 from meshproxy.inference.call import Call, ModelRef, Verb
+from meshproxy.inference.protobuf import FREE_FIELDS, REPEATED_FIELDS
 from meshproxy.inference.surface import Operation
 from meshproxy.inference.tfserving_grpc import METHODS, client_id
 from meshproxy.inference.unary import write_bytes as length
@@ -248,6 +249,15 @@ def test_tells_a_change_with_the_bytes_that_make_it() -> None:
 
 def test_a_second_model_spec_that_changes_nothing_is_no_news() -> None:
     assert calls(PREDICT, frame(predict(spec("m"), spec("m"))), 1) == [predicts(ref("m"))]
+
+
+@pytest.mark.parametrize("again", [length(1, b"m"), length(2, b"\x08\x07"), length(3, b"s"), length(4, b"stable")])
+def test_what_comes_again_in_a_spec_is_bounded(again: bytes) -> None:
+    """The last one counts, but each has to be read."""
+    most = FREE_FIELDS // REPEATED_FIELDS
+    assert calls(PREDICT, frame(predict(spec("m") + again * (most - 4))))
+    found = refusal(PREDICT, frame(predict(spec("m") + again * 300)))
+    assert (found.reason, found.limit) == (Reason.SCAN_LIMIT, "fields")
 
 
 def test_the_end_may_come_with_the_last_bytes() -> None:
