@@ -80,8 +80,7 @@ def _documents(address: str, timeout: float) -> list[SentKind]:
         page = msgspec.json.decode(_mesh.ask_page(where, "/documents", timeout), type=list[msgspec.Raw])
         return [decode(each) for each in page]
     except (NoAnswer, msgspec.DecodeError) as error:
-        problem = f"no control plane answers at {'{}:{}'.format(*where)}: {error}; {_control_planes.HINT}"
-        raise click.ClickException(problem) from None
+        raise click.ClickException(_control_planes.no_answer("{}:{}".format(*where), error)) from None
 
 
 def _grants(documents: Sequence[SentKind], used: dict[str, int], model: str | None) -> Iterator[Grant]:

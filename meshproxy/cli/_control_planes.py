@@ -23,6 +23,11 @@ MARKS = ("√", "‼", "×")
 """Of the levels of `control.fleet.Level`, as `linkerd check` has them."""
 
 
+def no_answer(where: str, why: object) -> str:
+    """The message where none does: the address, the reason, and what to do."""
+    return f"no control plane answers at {where}: {why}; {HINT}"
+
+
 options = _options.together(
     click.option(
         "--control",

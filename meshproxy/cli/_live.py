@@ -169,8 +169,7 @@ class Lines:
         except (OSError, HTTPException) as error:
             connection.close()
             if self._headers is not None:
-                problem = f"no control plane answers at {where}: {failure(error, timeout)}; {_control_planes.HINT}"
-                raise Ended(problem) from None
+                raise Ended(_control_planes.no_answer(where, failure(error, timeout))) from None
             raise Ended(
                 f"no sidecar answers at {where}: {failure(error, timeout)}. Is it running, with this "
                 "spec.admin.listen? (--admin HOST:PORT)"

@@ -52,8 +52,7 @@ def _ask(address: str, timeout: float) -> Findings:
     try:
         return msgspec.json.decode(_mesh.ask_page(where, "/findings", timeout), type=Findings)
     except (NoAnswer, msgspec.DecodeError) as error:
-        problem = f"no control plane answers at {'{}:{}'.format(*where)}: {error}; {_control_planes.HINT}"
-        raise click.ClickException(problem) from None
+        raise click.ClickException(_control_planes.no_answer("{}:{}".format(*where), error)) from None
 
 
 def _merge(found: list[Findings]) -> Findings:
