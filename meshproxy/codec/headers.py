@@ -108,6 +108,9 @@ NOT_IN_TRAILERS = FRAMING | {
 }
 IDENTITY_PREFIXES = (b"x-meshproxy-", b"x-forwarded-", b"x-amz-", b"x-envoy-")
 """Prefixes of fields with claims about the caller: never accepted in trailers."""
+REFUSAL_HEADER = b"x-meshproxy-refusal"
+"""Says that a sidecar refused the request, and why. It is no such claim: over HTTP/2 trailers may have it, too, and who
+reads them has to know whether they are a sidecar's."""
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _PCHAR = rb"A-Za-z0-9\-._~!$&'()*+,;=:@/"

@@ -2,15 +2,18 @@
 
     state       what has come                                    ends with
     ACQUIRING   no connection yet                                acquired -> AWAITING, acquire_failed -> OVER
-    AWAITING    the request's head is out                        a final head -> ANSWERING, or DEFERRED
+    AWAITING    the request's head is out                        a final head -> ANSWERING, DEFERRED or HEADED
     DEFERRED    a gRPC head, kept: only what follows it tells    data -> ANSWERING, trailers -> WHOLE
                 whether the call went well
-    ANSWERING   the head was passed on                           the end of the answer -> WHOLE
+    HEADED      a gRPC head, passed on: the request goes on,     data -> ANSWERING, trailers -> WHOLE
+                and its client may wait for the head
+    ANSWERING   the head was passed on; of gRPC, more than that  the end of the answer -> WHOLE
     WHOLE       the whole answer; the request may not be out yet
     OVER        nothing more: it failed, broke, or was cancelled
 
 From every state but the last two, a reset or `cancel` leads to OVER; before the first byte, so does a time limit. The
-endpoint hears once how it went, and the listener nothing once the attempt is OVER.
+endpoint hears once how it went, and the listener nothing once the attempt is OVER. The head of a gRPC response, which
+may come before the server has done anything, is no answer: HEADED ends as AWAITING does, only without another attempt.
 """
 
 from __future__ import annotations
@@ -18,11 +21,12 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol
 
-from meshproxy.codec.grpc import grpc_status, with_printable_message
+from meshproxy.codec.grpc import grpc_status
 from meshproxy.codec.h2.errors import ErrorCode
+from meshproxy.codec.headers import REFUSAL_HEADER
 from meshproxy.proxy.exchange import AttemptRecord, ResponseFlags
 from meshproxy.proxy.guard import guarded
-from meshproxy.proxy.headers import REFUSAL_HEADER
+from meshproxy.proxy.headers import clean_trailers
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.failure import Failure, of_grpc, of_http
 from meshproxy.transport.h2_client import GOING_AWAY
@@ -51,15 +55,17 @@ class State(Enum):
     ACQUIRING = 0
     AWAITING = 1
     DEFERRED = 2
-    ANSWERING = 3
-    WHOLE = 4
-    OVER = 5
+    HEADED = 3
+    ANSWERING = 4
+    WHOLE = 5
+    OVER = 6
 
 
 # Bound once: on CPython 3.11 `State.OVER` costs 0.13 us, a global 0.03.
 ACQUIRING: Final = State.ACQUIRING
 AWAITING: Final = State.AWAITING
 DEFERRED: Final = State.DEFERRED
+HEADED: Final = State.HEADED
 ANSWERING: Final = State.ANSWERING
 WHOLE: Final = State.WHOLE
 OVER: Final = State.OVER
@@ -78,11 +84,15 @@ class AnswerSink(Protocol):
 class AttemptListener(Protocol):
     """Who made the attempt. What it raises goes to its own `crashed`."""
 
+    @property
+    def request_ended(self) -> bool:
+        """The client has sent all of the request."""
+
     def connected(self, attempt: Attempt, stream: Upstream) -> None:
         """A stream is at hand: write the request to it. Raises HeadRefused."""
 
     def failed(self, attempt: Attempt, failure: Failure, refusal: Refusal, flag: ResponseFlags | None) -> None:
-        """Nothing of an answer was passed on, and nothing will be.
+        """Nothing of an answer was passed on but, perhaps, the head of a gRPC response, and nothing will be.
 
         Args:
             refusal: what to answer if that was the last attempt.
@@ -260,9 +270,13 @@ class Attempt:
                 self.grpc_status = grpc_status(head.headers)
                 failure = of_grpc(self.grpc_status)
             else:
-                self._head = head
                 self._needs_status = True
-                self.state = DEFERRED
+                if self._listener.request_ended:
+                    self._head = head
+                    self.state = DEFERRED
+                else:
+                    self.state = HEADED
+                    self._sink = self._listener.answered(self, head, None)
                 return
             self.state = WHOLE if head.end else ANSWERING
             self._failure = failure
@@ -286,6 +300,8 @@ class Attempt:
                 head, self._head = self._head, None
                 assert head is not None
                 self._sink = self._listener.answered(self, head, None)
+            elif state is HEADED:
+                self.state = ANSWERING
             elif state is not ANSWERING:
                 return
             sink = self._sink
@@ -306,14 +322,14 @@ class Attempt:
     def trailers_received(self, headers: Headers) -> None:
         """The answer ended with fields: for gRPC they say how the call went."""
         try:  # as `guarded`
-            if self.state is not DEFERRED and self.state is not ANSWERING:
+            if self.state not in _UNFINISHED:
                 return
             self.state = WHOLE
             failure, status = self._failure, None
             if self._is_grpc:
                 self.grpc_status = status = grpc_status(headers)
                 if status != 0 or headers[1:]:  # nearly all say 0 and nothing else
-                    headers = with_printable_message(headers)
+                    headers = clean_trailers(headers, self.endpoint.is_sidecar)
                 failure = of_grpc(status) if status != 0 else None
             self.report(failure)
             head, self._head = self._head, None
@@ -387,8 +403,7 @@ class Attempt:
         Args:
             received: when the end of the request came, if it came later than its head went out.
         """
-        is_silent = self.state is AWAITING or self.state is DEFERRED
-        if is_silent and self._now() - max(self.sent, received) >= BLAME_SECONDS:
+        if self.state in _SILENT and self._now() - max(self.sent, received) >= BLAME_SECONDS:
             self.report(Failure.TIMEOUT)
 
     def cancel(self) -> None:
@@ -440,4 +455,6 @@ def _is_busy(headers: Headers) -> bool:
     return any(name == REFUSAL_HEADER and value in _BUSY for name, value in headers)
 
 
+_SILENT = (AWAITING, DEFERRED, HEADED)
+_UNFINISHED = (ANSWERING, DEFERRED, HEADED)
 _BUSY = tuple(reason.label.encode() for reason in (Reason.OVERLOADED, Reason.DEADLINE_EXCEEDED))

@@ -4,7 +4,8 @@
     NONE        nothing but interim heads                        begin_answer -> BEGUN, refuse -> REFUSING or REFUSED
     REFUSING    nothing: the rest of a short body is read first  its end, its excess or a time limit -> REFUSED
     REFUSED     a local response, not yet taken whole            drained -> OVER
-    BEGUN       the head of the upstream's answer                its end -> WHOLE; refuse, break_off -> OVER
+    BEGUN       the head of the upstream's answer                its end -> WHOLE; refuse, break_off -> OVER; of gRPC,
+                                                                 before the first message, refuse -> REFUSED
     WHOLE       the upstream's answer, not yet taken whole       drained -> OVER
     OVER        the exchange has ended and was observed
 
@@ -21,10 +22,11 @@ from typing import TYPE_CHECKING, Final
 
 from meshproxy.codec.grpc import encode_message, grpc_status
 from meshproxy.codec.h2.errors import ErrorCode
+from meshproxy.codec.headers import REFUSAL_HEADER
 from meshproxy.identity.caller import ANONYMOUS, Caller, Workload
 from meshproxy.proxy.exchange import Exchange, Happening, LiveExchange, ResponseFlags
 from meshproxy.proxy.guard import guarded
-from meshproxy.proxy.headers import REFUSAL_HEADER
+from meshproxy.proxy.headers import has_refusal
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.cors import share
 from meshproxy.transport.h1 import H1Server
@@ -164,6 +166,11 @@ class ClientSide(LiveExchange):
         """See whether bytes still move, and say when to look again."""
         raise NotImplementedError
 
+    @property
+    def has_head_only(self) -> bool:
+        """The client has received the head of a gRPC response and nothing else: trailers can still say anything."""
+        return self.answer is BEGUN and self.is_grpc and not self.bytes_sent and self.status == 200
+
     # The response of the upstream, or a local one that is not a refusal
 
     def send_interim(self, status: int, headers: Headers) -> None:
@@ -173,7 +180,8 @@ class ClientSide(LiveExchange):
     def begin_answer(
         self, status: int, headers: Headers, first_byte: float, end: bool = False, length: int | None = None
     ) -> None:
-        """Send the final head. From here on the request can only be broken off, not refused.
+        """Send the final head. From here on the request can only be broken off, not refused; over gRPC that is so from
+        the first byte of the body on.
 
         The exchange may be over afterwards: a head that is larger than the client takes resets its stream.
 
@@ -182,14 +190,15 @@ class ClientSide(LiveExchange):
             end: there is no body.
         """
         self.first_byte = first_byte
-        if self.idle_timeout is not None:
-            self.look_at(first_byte + self.idle_timeout / LOOKS)
-            self.progress = self.bytes_received + self.bytes_sent
-            self.moved = first_byte
-        if self.sharing is not None:
-            headers = share(headers, self.sharing)
         self.answer = BEGUN
         self.status = status
+        if self.idle_timeout is not None:
+            self.look_at(min(self._look, first_byte + self.idle_timeout / LOOKS))
+            if not self.has_head_only:
+                self.progress = self.bytes_received + self.bytes_sent
+                self.moved = first_byte
+        if self.sharing is not None:
+            headers = share(headers, self.sharing)
         self.stream.send_response(status, headers, end, length)
         if end and self.answer is BEGUN:  # it is OVER if the client does not take a head of this size
             if self.is_grpc:
@@ -236,6 +245,8 @@ class ClientSide(LiveExchange):
     def send_trailers(self, headers: Headers, status: int | None) -> None:
         """End the answer with these fields. `status`: what they say of a gRPC call."""
         self.grpc_status = status
+        if status and has_refusal(headers):
+            self.is_refused_remotely = True
         self.answer = WHOLE
         if self.stream.send_trailers(headers):
             self.finish()
@@ -297,7 +308,7 @@ class ClientSide(LiveExchange):
             self.break_off(ErrorCode.INTERNAL_ERROR)
 
     def refuse(self, refusal: Refusal, *, is_counted: bool = False, waits: bool = True) -> None:
-        """Answer with a local response; if an answer has begun, break it off.
+        """Answer with a local response: over gRPC behind a head, too. If more of an answer was sent, break it off.
 
         Args:
             is_counted: the connection has counted the limit already.
@@ -317,7 +328,9 @@ class ClientSide(LiveExchange):
         if refusal.limit is not None and not is_counted:
             self.context.on_limit(refusal.limit)
         self.abandon()
-        if self.answer is not NONE:
+        if self.has_head_only:
+            self._send_refusal()
+        elif self.answer is not NONE:
             self.request_ended = True
             self.stream.reset(ErrorCode.INTERNAL_ERROR)
             self.finish()
@@ -334,9 +347,10 @@ class ClientSide(LiveExchange):
         return self.is_grpc or head.expects_continue or (head.length or self.bytes_received) > REFUSAL_BODY
 
     def _send_refusal(self) -> None:
-        """Send the local response: for REST the status and TensorFlow Serving's `{"error": "..."}`; for gRPC trailers
-        only, with HTTP status 200 (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, Responses)."""
-        refusal = self.refusal
+        """Send the local response: for REST the status and TensorFlow Serving's `{"error": "..."}`; for gRPC trailers,
+        only these unless the head is out, with HTTP status 200
+        (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, Responses)."""
+        refusal, has_head = self.refusal, self.answer is BEGUN
         assert refusal is not None
         self.answer = REFUSED
         if refusal.closes_connection:
@@ -344,7 +358,11 @@ class ClientSide(LiveExchange):
         if self.is_grpc:
             self.status = 200
             self.grpc_status = refusal.grpc_status
-            self.stream.send_response(200, grpc_headers(refusal), end=True)
+            if has_head:
+                self.first_byte = 0.0  # as in `finish`
+                self.stream.send_trailers(grpc_trailers(refusal))
+            else:
+                self.stream.send_response(200, grpc_headers(refusal), end=True)
             self.finish()
             return
         self.status = refusal.http_status
@@ -453,6 +471,8 @@ class ClientSide(LiveExchange):
         was = self.answer
         if was is OVER:
             return
+        if was is BEGUN and self.has_head_only:
+            self.first_byte = 0.0  # what began did not come to an answer
         self.answer = OVER
         context = self.context
         self.finished = context.now()
@@ -485,8 +505,12 @@ def rest_headers(refusal: Refusal) -> Headers:
 
 def grpc_headers(refusal: Refusal) -> Headers:
     """The trailers-only head of a local gRPC response."""
+    return ((b"content-type", b"application/grpc"), *grpc_trailers(refusal))
+
+
+def grpc_trailers(refusal: Refusal) -> Headers:
+    """The trailers of one whose head is out."""
     headers = [
-        (b"content-type", b"application/grpc"),
         (b"grpc-status", b"%d" % refusal.grpc_status),
         (b"grpc-message", encode_message(refusal.message)),
         (REFUSAL_HEADER, refusal.reason.label.encode()),

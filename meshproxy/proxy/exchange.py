@@ -238,7 +238,7 @@ class Exchange:
         self.refused = 0.0
         """The sidecar was to answer itself, with `refusal`."""
         self.first_byte = 0.0
-        """The upstream's response head had been read."""
+        """The upstream's response head had been read; 0.0 also if that was of gRPC, and nothing followed it."""
         self.finished = 0.0
         """The last byte had been handed to the client's connection."""
 

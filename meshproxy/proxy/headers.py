@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from meshproxy.codec.events import Headers
 from meshproxy.codec.grpc import is_grpc, parse_timeout, with_printable_message
-from meshproxy.codec.headers import AUTHORIZATION, REQUEST_ID, SPELLING, is_credential
+from meshproxy.codec.headers import AUTHORIZATION, REFUSAL_HEADER, REQUEST_ID, SPELLING, is_credential
 from meshproxy.identity.caller import Caller
 from meshproxy.routing.deadline import REST_HEADER, rest_timeout
 from meshproxy.routing.servers import HEADER as SERVER_HEADER
@@ -28,7 +28,6 @@ FIELD_BYTES = 160
 CALLER_HEADER = b"x-meshproxy-caller"
 SUBJECT_HEADER = b"x-meshproxy-subject"
 ISSUER_HEADER = b"x-meshproxy-issuer"
-REFUSAL_HEADER = b"x-meshproxy-refusal"
 TRACE_STATE = b"tracestate"
 TIMING_HEADER = b"x-server-timing"
 """`1` in a request asks for `server-timing`. It is forwarded, so that every sidecar on the way answers."""
@@ -209,8 +208,16 @@ class _Cache(dict[Headers, Known]):
             self[headers] = value
 
 
+def clean_trailers(headers: Headers, is_sidecar: bool) -> Headers:
+    """The same as `HeaderReader.clean` for trailers, of which the codec has left out all others."""
+    headers = with_printable_message(headers)
+    if not is_sidecar and has_refusal(headers):
+        headers = tuple([field for field in headers if field[0] != REFUSAL_HEADER])
+    return headers
+
+
 def has_refusal(headers: Headers) -> bool:
-    """Whether another sidecar refused the call."""
+    """Whether another sidecar refused the call: asked of fields that are clean."""
     return any(name == REFUSAL_HEADER for name, _ in headers)
 
 

@@ -342,7 +342,10 @@ class Relay(Request):
         if progress != self.progress or stalled is None:
             self.progress = progress
             self.moved = now
-        next_look = now + max(limit / LOOKS, SHORTEST_LOOK)
+        look = limit
+        if self.answer is BEGUN and self.idle_timeout is not None and self.idle_timeout < limit:
+            look = self.idle_timeout  # from the next piece on it is what counts
+        next_look = now + max(look / LOOKS, SHORTEST_LOOK)
         if stalled is None or (now - self.moved < limit and not self._is_unnamed(now)):
             self.look_at(min(next_look, self.moved + limit))
         else:
@@ -355,7 +358,7 @@ class Relay(Request):
         stall, idle = self.snapshot.limits.stall, self.idle_timeout
         if self.is_blocked:
             return stall, self._response_unread
-        if self.answer is BEGUN:
+        if self.answer is BEGUN and not self.has_head_only:
             return (idle, self._response_stalled) if idle is not None else (stall, None)
         return stall, self._request_stalled if self.waits_for_client() else None
 
@@ -366,8 +369,9 @@ class Relay(Request):
 
     def _response_stalled(self) -> None:
         self.flag(ResponseFlags.SI)
-        if self._retries is not None and self._retries.current is not None:
-            self._retries.current.report(Failure.TIMEOUT)
+        attempt = self._retries.current if self._retries is not None else None
+        if attempt is not None and (self.request_ended or self._owed):  # otherwise it may wait for the client
+            attempt.report(Failure.TIMEOUT)
         self.break_off(ErrorCode.CANCEL)
 
     def _request_stalled(self) -> None:
@@ -381,7 +385,7 @@ class Relay(Request):
     def waits_for_client(self) -> bool:
         """More of the request is missing, and the client may send it: what is held is credited, and nothing else is
         waited for."""
-        if self.request_ended or self.answer is not NONE or self._owed:
+        if self.request_ended or self._owed or not (self.answer is NONE or self.has_head_only):
             return False
         if self._actions is not None and self._actions.is_waiting:
             return False

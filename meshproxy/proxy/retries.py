@@ -207,7 +207,12 @@ class Retries:
         self._replay_bytes = 0
         self._replay = None
 
-    # What the attempts tell (attempt.AttemptListener)
+    # What the attempts ask and tell (attempt.AttemptListener)
+
+    @property
+    def request_ended(self) -> bool:
+        """The client has sent all of the request."""
+        return self._request.request_ended
 
     def connected(self, attempt: Attempt, stream: Upstream) -> None:
         """A stream is at hand: send the head, and what of the body was sent before."""
@@ -471,7 +476,7 @@ class Retries:
 
     def deadline_passed(self) -> None:
         """The request's deadline has passed, and its client has sent what the endpoint takes."""
-        if self.current is not None and self._committed is None:
+        if self.current is not None:
             self.current.deadline_passed(self._received())
 
     def _received(self) -> float:

@@ -1,5 +1,6 @@
 """What an application's sidecar does with calls: shares of a split and reloads that move them, keys that stay, limits
-under too much load, and shadows. What that costs in time is measured by `tests/figures/test_resilience.py`."""
+under too much load, shadows, and streams whose client waits for the head of the response. What that costs in time is
+measured by `tests/figures/test_resilience.py`."""
 
 from __future__ import annotations
 
@@ -11,12 +12,25 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import grpc.aio
 import pytest
 
-from meshproxy.devtools.clients import RestClient
+from meshproxy.devtools.clients import GrpcClient, RestClient, refusal_of
 from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest
-from meshproxy.devtools.local_mesh import Document, LocalSidecar, document, local_mesh, server_of
-from tests.processes.calls import PATH, REQUEST
+from meshproxy.devtools.local_mesh import (
+    CLIENT,
+    SERVER,
+    Document,
+    LocalMesh,
+    LocalSidecar,
+    document,
+    environment,
+    local_mesh,
+    permissive_documents,
+    server_of,
+)
+from meshproxy.devtools.models import predict_request
+from tests.processes.calls import PATH, PREDICT, REQUEST
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
@@ -230,3 +244,76 @@ async def test_shadows_that_disagree_are_counted(tmp_path: Path) -> None:
             while await application.total("meshproxy_mirrored_total", 'result="agrees"') < 1:
                 answer = await client.call("POST", PATH, CONTENT, {"host": "models"})
                 assert (answer.status, answer.body) == ("200", {"predictions": [3.5]})
+
+
+REFLECT = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+
+
+async def echo(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
+    """Sends its head at once, and what it has got when that is all."""
+    await context.send_initial_metadata((("x-session", "7"),))
+    for message in [message async for message in messages]:
+        yield message
+
+
+@asynccontextmanager
+async def behind_two_hops(mesh: LocalMesh) -> AsyncIterator[LocalSidecar]:
+    """The sidecar of an application, and another one before a server that streams both ways."""
+    server = grpc.aio.server()
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(echo)
+    for path in (PREDICT, REFLECT):
+        service, method = path[1:].split("/")
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        inbound = await mesh.sidecar("the server's sidecar", [*environment(grpc=f"127.0.0.1:{port}"), *permissive()])
+        models = {"endpoints": [{"sidecar": inbound.inbound}], "connectTimeout": "10s"}
+        workload = {"namespace": SERVER[0], "serviceAccount": SERVER[1]}
+        application = document("ModelServer", {**models, "workload": workload}, "models")
+        yield await mesh.application([application], outbound={"server": "models"})
+    finally:
+        await server.stop(None)
+
+
+def permissive() -> list[Document]:
+    """Everything is permitted, but for one model."""
+    role = document("ModelRole", {"rules": [{"models": ["denied"], "verbs": ["predict"]}]}, "denied")
+    subjects = [{"workload": {"namespace": CLIENT[0], "serviceAccount": CLIENT[1]}}]
+    binding = document("ModelRoleBinding", {"role": "denied", "action": "deny", "subjects": subjects}, "denied")
+    return [*permissive_documents(), role, binding]
+
+
+async def test_a_client_that_waits_for_the_head_gets_it_while_it_still_sends(tmp_path: Path) -> None:
+    """Through both hops. What is refused behind it says why, and nobody blames the server's sidecar for that."""
+    denied = predict_request("denied", [0.0]).SerializeToString()
+    async with (
+        local_mesh(tmp_path / "mesh") as mesh,
+        behind_two_hops(mesh) as application,
+        GrpcClient(application.outbound, None) as client,
+    ):
+        stream: Any = client.channel.stream_stream
+        # One names its model in the first message, the other none.
+        for path, first, then in ((PREDICT, [REQUEST], REQUEST), (REFLECT, [], b"list")):
+            call = stream(path)(timeout=60)
+            for message in first:
+                await call.write(message)
+            assert dict(await call.initial_metadata())["x-session"] == "7"
+            await call.write(then)
+            await call.done_writing()
+            assert [answer async for answer in call] == [*first, then]
+            assert await call.code() is grpc.StatusCode.OK
+
+        for _ in range(6):  # one more than open a breaker
+            call = stream(PREDICT)(timeout=60)
+            await call.write(REQUEST)
+            assert dict(await call.initial_metadata())["x-session"] == "7"
+            await call.write(denied)
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await call.read()
+            assert (error.value.code(), refusal_of(error.value)) == (
+                grpc.StatusCode.PERMISSION_DENIED,
+                "permission-denied",
+            )
+        assert await application.total("meshproxy_requests_total", 'grpc_status="PERMISSION_DENIED"') == 6
+        assert await application.total("meshproxy_circuit_transitions_total") == 0

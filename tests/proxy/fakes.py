@@ -189,6 +189,7 @@ class FakeDownstream:
         return not self.is_full
 
     def send_trailers(self, headers: Headers) -> bool:
+        assert self.heads
         assert not self.ended
         self.trailers = headers
         self.ended = True
@@ -637,6 +638,7 @@ class RecordedListener:
     FOR_TESTS: ClassVar = frozenset({"errors", "events", "names", "raises", "records", "refusal", "sink", "states"})
 
     def __init__(self) -> None:
+        self.request_ended = True
         self.events: list[tuple[object, ...]] = []
         self.states: list[object] = []
         """The state of the attempt at each event."""

@@ -18,6 +18,7 @@ from meshproxy.proxy.attempt import (
     AWAITING,
     BLAME_SECONDS,
     DEFERRED,
+    HEADED,
     OVER,
     WHOLE,
     Attempt,
@@ -101,6 +102,7 @@ BEFORE: dict[State, list[str]] = {
     ACQUIRING: [],
     AWAITING: ["acquired"],
     DEFERRED: ["acquired", "head 200"],
+    HEADED: ["acquired", "head 200"],
     ANSWERING: ["acquired", "head 200"],
     WHOLE: ["acquired", "head 200", "data end"],
     OVER: ["acquired", "reset"],
@@ -110,6 +112,7 @@ BEFORE: dict[State, list[str]] = {
 def alone(state: State, *, is_grpc: bool = False) -> Alone:
     """An attempt that has come to `state`."""
     made = Alone(is_grpc=is_grpc)
+    made.listener.request_ended = state is not HEADED
     if state is ACQUIRING:
         made.endpoint.pool.acquire(made.attempt)
     for event in BEFORE[state]:
@@ -170,6 +173,17 @@ GRPC_TABLE: list[tuple[State, str, State, list[str], list[str]]] = [
     (DEFERRED, "time_out", DEFERRED, [], []),
     (DEFERRED, "cancel", OVER, [], ["cancelled"]),
     (DEFERRED, "drained", DEFERRED, ["drained"], []),
+    (HEADED, "head 200", HEADED, [], []),
+    (HEADED, "data", ANSWERING, [], []),
+    (HEADED, "data end", WHOLE, [], ["error"]),
+    (HEADED, "trailers 0", WHOLE, [], ["succeeded"]),
+    (HEADED, "trailers 5", WHOLE, [], ["succeeded"]),
+    (HEADED, "trailers 14", WHOLE, ["failed_late"], ["unavailable"]),
+    (HEADED, "trailers", WHOLE, ["failed_late"], ["error"]),
+    (HEADED, "reset", OVER, ["failed"], ["reset"]),
+    (HEADED, "time_out", HEADED, [], []),
+    (HEADED, "cancel", OVER, [], ["cancelled"]),
+    (HEADED, "drained", HEADED, ["drained"], []),
     (ANSWERING, "data end", WHOLE, [], ["error"]),
     (ANSWERING, "trailers 0", WHOLE, [], ["succeeded"]),
     (ANSWERING, "trailers 8", WHOLE, ["failed_late"], ["overloaded"]),
@@ -188,6 +202,23 @@ class TestStates:
     @pytest.mark.parametrize(("state", "event", "then", "told", "reports"), GRPC_TABLE)
     def test_of_grpc(self, state: State, event: str, then: State, told: list[str], reports: list[str]) -> None:
         made = alone(state, is_grpc=True)
+        made.do(event)
+        assert (made.attempt.state, made.listener.names, made.reports) == (then, told, reports)
+
+    @pytest.mark.parametrize(
+        ("event", "then", "told", "reports"),
+        [
+            ("head 103", AWAITING, ["interim"], []),
+            ("head 200", HEADED, ["answered"], []),
+            ("head 200 end", WHOLE, ["answered"], ["error"]),
+            ("head 503", ANSWERING, ["answered"], ["gateway-error"]),
+        ],
+    )
+    def test_of_grpc_while_the_request_goes_on(
+        self, event: str, then: State, told: list[str], reports: list[str]
+    ) -> None:
+        made = alone(AWAITING, is_grpc=True)
+        made.listener.request_ended = False
         made.do(event)
         assert (made.attempt.state, made.listener.names, made.reports) == (then, told, reports)
 
@@ -212,7 +243,8 @@ class TestStates:
         assert made.listener.names == ["drained"]
 
     def test_both_last_states_are_over_for_the_upstream(self) -> None:
-        assert [alone(state, is_grpc=True).attempt.is_over for state in (AWAITING, DEFERRED, ANSWERING)] == [False] * 3
+        going_on = (AWAITING, DEFERRED, HEADED, ANSWERING)
+        assert [alone(state, is_grpc=True).attempt.is_over for state in going_on] == [False] * 4
         assert [alone(state).attempt.is_over for state in (WHOLE, OVER)] == [True, True]
 
 
@@ -254,8 +286,9 @@ class TestFailures:
         assert made.reports == [failure.value]
         assert made.attempt.upstream is None
 
-    def test_a_stream_that_was_refused_behind_a_head_was_looked_at(self) -> None:
-        made = alone(DEFERRED, is_grpc=True)
+    @pytest.mark.parametrize("state", [DEFERRED, HEADED])
+    def test_a_stream_that_was_refused_behind_a_head_was_looked_at(self, state: State) -> None:
+        made = alone(state, is_grpc=True)
         made.attempt.reset_received(ErrorCode.REFUSED_STREAM, "busy")
         assert made.reports == ["reset"]
 
@@ -334,6 +367,30 @@ class TestAnswer:
         assert made.listener.events == [("answered", 200, Failure.UNAVAILABLE)]
         assert made.sink.events == [("trailers", ((b"grpc-status", b"14"),), 14)]
 
+    def test_one_that_was_passed_on_does_not_go_out_again(self) -> None:
+        made = alone(HEADED, is_grpc=True)
+        made.do("data")
+        made.do("trailers 14")
+        assert made.listener.events == [("failed_late", Failure.UNAVAILABLE)]
+        assert made.sink.events == [("body", b"abc", 3, False), ("trailers", ((b"grpc-status", b"14"),), 14)]
+        assert made.upstream.credited == 3
+
+    def test_that_the_request_ends_takes_nothing_back(self) -> None:
+        made = alone(HEADED, is_grpc=True)
+        made.listener.request_ended = True
+        made.do("trailers 0")
+        assert (made.listener.events, made.sink.events) == ([], [("trailers", ((b"grpc-status", b"0"),), 0)])
+
+    @pytest.mark.parametrize("is_sidecar", [False, True])
+    @pytest.mark.parametrize("state", [DEFERRED, HEADED, ANSWERING])
+    def test_a_refusal_in_trailers_is_a_sidecars(self, state: State, is_sidecar: bool) -> None:
+        made = alone(state, is_grpc=True)
+        made.endpoint.is_sidecar = is_sidecar
+        status, refusal = (b"grpc-status", b"7"), (b"x-meshproxy-refusal", b"permission-denied")
+        made.attempt.trailers_received((status, refusal))
+        assert made.sink.events == [("trailers", (status, refusal) if is_sidecar else (status,), 7)]
+        assert made.reports == ["succeeded"]
+
     def test_the_status_in_trailers_of_rest_means_nothing(self) -> None:
         made = alone(ANSWERING)
         made.do("trailers 14")
@@ -346,9 +403,13 @@ class TestAnswer:
         made.do("trailers")
         assert (made.listener.names, made.reports) == (["answered"], ["gateway-error"])
 
-    @pytest.mark.parametrize(("state", "event"), [(AWAITING, "head 503"), (DEFERRED, "trailers 14")])
-    def test_one_that_is_not_wanted_goes_nowhere(self, state: State, event: str) -> None:
+    @pytest.mark.parametrize(
+        ("state", "event", "ended"),
+        [(AWAITING, "head 503", True), (AWAITING, "head 200", False), (DEFERRED, "trailers 14", True)],
+    )
+    def test_one_that_is_not_wanted_goes_nowhere(self, state: State, event: str, ended: bool) -> None:
         made = alone(state, is_grpc=True)
+        made.listener.request_ended = ended
         made.listener.sink = None
         for each in (event, "data", "trailers 0"):
             made.do(each)
@@ -380,7 +441,7 @@ class TestTimes:
         (record,) = made.listener.records
         assert (record.endpoint, record.sent, record.is_cancelled) == ("127.0.0.1:8500", 0.0, True)
 
-    @pytest.mark.parametrize("state", [AWAITING, DEFERRED])
+    @pytest.mark.parametrize("state", [AWAITING, DEFERRED, HEADED])
     @pytest.mark.parametrize(
         ("silent", "reports"), [(BLAME_SECONDS - 0.001, []), (BLAME_SECONDS, ["timeout"]), (9.0, ["timeout"])]
     )
@@ -420,13 +481,14 @@ class TestCancel:
         [
             (AWAITING, ErrorCode.CANCEL, False),
             (DEFERRED, ErrorCode.CANCEL, False),
+            (HEADED, ErrorCode.CANCEL, False),
             (ANSWERING, ErrorCode.CANCEL, False),
             (WHOLE, None, True),
             (OVER, None, False),
         ],
     )
     def test_what_the_stream_is_told(self, state: State, code: int | None, has_stopped: bool) -> None:
-        made = alone(state, is_grpc=state is DEFERRED)
+        made = alone(state, is_grpc=state in (DEFERRED, HEADED))
         made.attempt.cancel()
         made.attempt.cancel()
         assert (made.upstream.reset_code, made.upstream.has_stopped) == (code, has_stopped)
@@ -485,10 +547,17 @@ HOOKS = ["interim", "answered", "failed", "failed_late", "broke", "drained"]
     is_full=st.sampled_from([False, False, True]),
     events=st.lists(EVENTS, max_size=14),
     is_grpc=st.booleans(),
+    ends_at=st.integers(0, 14),
     raising=st.sets(st.sampled_from(HOOKS), max_size=2),
 )
 def test_whatever_happens_the_endpoint_hears_once_and_nothing_is_told_after_the_end(
-    waits: bool, connected: Exception | None, is_full: bool, events: list[str], is_grpc: bool, raising: set[str]
+    waits: bool,
+    connected: Exception | None,
+    is_full: bool,
+    events: list[str],
+    is_grpc: bool,
+    ends_at: int,
+    raising: set[str],
 ) -> None:
     made = Alone(is_grpc=is_grpc)
     attempt, listener, pool = made.attempt, made.listener, made.endpoint.pool
@@ -497,7 +566,8 @@ def test_whatever_happens_the_endpoint_hears_once_and_nothing_is_told_after_the_
         listener.raises["connected"] = connected
     pool.error = PoolFull("full") if is_full else None
     pool.acquire(attempt)
-    for event in [*([] if waits else ["given"]), *events, "cancel"]:
+    for number, event in enumerate([*([] if waits else ["given"]), *events, "cancel"]):
+        listener.request_ended = number >= ends_at
         before = attempt.state
         passed = len(listener.events), len(made.sink.events), [each.credited for each in pool.streams]
         if event == "given":
@@ -522,7 +592,9 @@ def test_whatever_happens_the_endpoint_hears_once_and_nothing_is_told_after_the_
     assert len(made.reports) == 1
     assert len(listener.records) == 1
     assert pool.waiting == []
-    assert sum(name in ("answered", "failed") for name in listener.names) <= 1
+    heads = [state for name, state in zip(listener.names, listener.states, strict=True) if name == "answered"]
+    assert len(heads) <= 1
+    assert heads in ([], [HEADED]) or "failed" not in listener.names
     ends = [at for at, name in enumerate(listener.names) if name in ("failed", "broke", "failed_late")]
     assert len(ends) <= 1
     assert all(name == "drained" for at in ends for name in listener.names[at + 1 :])
@@ -569,6 +641,25 @@ class TestHeads:
         (exchange,) = world.finished
         assert exchange.first_byte - exchange.connected == 1
         assert exchange.finished - exchange.first_byte == 1
+
+    def test_a_grpc_head_is_kept_until_the_call_says_more(self, world: Any, wire: Any) -> None:
+        client = world.grpc(wire.spec(b"open"))
+        world.cluster.streams[0].sink.head_received(head())
+        assert client.heads == []
+
+    def test_unless_the_client_may_wait_for_it(self, world: Any, wire: Any) -> None:
+        """Before it sends the next message of its stream."""
+        client = world.grpc(None)
+        client.receive(wire.framed(wire.spec(b"open")), False)
+        (server,) = world.cluster.streams
+        server.sink.head_received(head(headers=((b"x-session", b"7"),)))
+        assert client.heads == [(200, {b"x-session": b"7"})]
+        client.receive(wire.framed(wire.spec(b"open")), True)
+        server.sink.data_received(b"answer", 6, False)
+        server.sink.trailers_received(((b"grpc-status", b"0"),))
+        assert (len(client.heads), client.body, client.trailers) == (1, b"answer", ((b"grpc-status", b"0"),))
+        assert world.cluster.reports == ["begin open", "succeeded"]
+        world.assert_let_go()
 
 
 class TestPieces:

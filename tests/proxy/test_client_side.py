@@ -103,6 +103,45 @@ class TestRefusals:
         assert not side.stream.ended
         assert side.hooks == ["abandon", "closed whole=False"]
 
+    @every_reason
+    def test_over_grpc_the_head_may_be_out(self, world: Any, wire: Any, reason: Reason) -> None:
+        side = make(world, wire, is_grpc=True, end=False)
+        side.begin_answer(200, ((b"x", b"y"),), 1.0)
+        side.refuse(Refusal(reason, "No.", retry_after=3))
+        client = side.stream
+        assert client.heads == [(200, {b"x": b"y"})]
+        assert client.trailers == (
+            (b"grpc-status", b"%d" % reason.grpc_status),
+            (b"grpc-message", b"No."),
+            (b"x-meshproxy-refusal", reason.label.encode()),
+            (b"grpc-retry-pushback-ms", b"3000"),
+        )
+        assert (client.body, client.reset_code, client.has_stopped) == (b"", None, True)
+        assert (side.answer, side.status, side.grpc_status, side.first_byte) == (OVER, 200, reason.grpc_status, 0.0)
+        assert side.hooks == ["abandon", "closed whole=False"]
+        assert world.finished == [side]
+
+    @pytest.mark.parametrize(("status", "body"), [(200, b"x"), (503, b"")])
+    def test_but_nothing_else(self, world: Any, wire: Any, status: int, body: bytes) -> None:
+        side = make(world, wire, is_grpc=True, end=False)
+        side.begin_answer(status, (), 1.0)
+        if body:
+            side.send_body(body, 1, False)
+        side.refuse(Refusal(Reason.INTERNAL, "no"))
+        client = side.stream
+        assert (client.reset_code, client.trailers, client.ended) == (ErrorCode.INTERNAL_ERROR, None, False)
+        assert (side.grpc_status, side.first_byte) == (None, 1.0)
+
+    def test_trailers_that_cannot_be_sent_break_the_stream(
+        self, world: Any, wire: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        side = make(world, wire, is_grpc=True, end=False)
+        side.begin_answer(200, (), 1.0)
+        side.stream.send_trailers = None
+        side.crashed(Refusal(Reason.OVERLOADED, "later"))
+        assert (side.answer, side.stream.reset_code) == (OVER, ErrorCode.INTERNAL_ERROR)
+        assert "internal error in the response" in caplog.text
+
     def test_the_rest_of_a_short_body_is_read_first(self, world: Any, wire: Any) -> None:
         side = make(world, wire, end=False, length=10)
         side.refuse(Refusal(Reason.PERMISSION_DENIED, "no"))
@@ -199,6 +238,33 @@ class TestAnswers:
         assert str(sides[0].flags) == "DT"
         assert world.limits_hit == ["response_buffer_total_bytes"]
         assert [note[1:] for note in sides[0].notes] == [(Happening.LIMIT, (("limit", "response_buffer_total_bytes"),))]
+
+    @pytest.mark.parametrize(
+        ("trailers", "status", "is_refused"),
+        [
+            (((b"x-meshproxy-refusal", b"overloaded"),), 8, True),
+            (((b"x-meshproxy-refusal", b"overloaded"),), 0, False),
+            ((), 8, False),
+        ],
+    )
+    def test_trailers_may_say_that_another_sidecar_refused(
+        self, world: Any, wire: Any, trailers: Any, status: int, is_refused: bool
+    ) -> None:
+        side = make(world, wire, is_grpc=True)
+        side.begin_answer(200, (), 1.0)
+        side.send_trailers(trailers, status)
+        assert (side.is_refused_remotely, side.grpc_status, side.first_byte) == (is_refused, status, 1.0)
+
+    @pytest.mark.parametrize("ends", ["reset", "break"])
+    def test_a_grpc_head_alone_is_none(self, world: Any, wire: Any, ends: str) -> None:
+        """The record says when an answer began."""
+        side = make(world, wire, is_grpc=True)
+        side.begin_answer(200, (), 1.0)
+        if ends == "reset":
+            side.reset_received(ErrorCode.CANCEL, "gone")
+        else:
+            side.break_off(ErrorCode.INTERNAL_ERROR)
+        assert (side.status, side.first_byte) == (200, 0.0)
 
 
 class TestTime:

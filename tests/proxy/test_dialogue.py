@@ -335,6 +335,8 @@ class ModelServer:
         self.is_lost = False
         self._codec = H2Connection(Role.SERVER, Limits(streams=3), 0.0) if dial.kind == "HTTP/2" else None
         self._streams: list[int] = []
+        self._headed: set[int] = set()
+        """Those whose answer has begun with a head alone."""
         self._asked: dict[int, RequestHead] = {}
         self._bodies: dict[int, bytes] = {}
         self._pending = b""
@@ -380,8 +382,14 @@ class ModelServer:
         headers = (number, (b"content-type", b"application/grpc")) if is_grpc else (number,)
         size = random.choice([5, 5, 70_000, 300_000])
         how = random.choice(["reset", "refused", "busy", "busy late", "whole", "whole", "whole", "endless", "head"])
+        if is_grpc and stream not in self._headed and random.random() < 0.2:
+            how = "early"
         try:
-            if how == "reset":
+            if how == "early":  # the rest comes later, perhaps when more of the request has come
+                codec.send_response(stream, 200, headers, end=False)
+                self._headed.add(stream)
+                self._streams.append(stream)
+            elif how == "reset":
                 codec.reset(stream, random.choice([0, 2, CANCEL]))
             elif how == "refused":
                 codec.reset(stream, REFUSED_STREAM)
@@ -394,7 +402,8 @@ class ModelServer:
             elif how == "busy":
                 codec.send_response(stream, 200, (*headers, (b"grpc-status", random.choice([b"14", b"8"]))), end=True)
             else:
-                codec.send_response(stream, 200, headers, end=False)
+                if stream not in self._headed:
+                    codec.send_response(stream, 200, headers, end=False)
                 if how != "busy late":
                     codec.send_data(stream, bytes(size), end=False)
                 if how != "endless":

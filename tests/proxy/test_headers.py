@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from meshproxy.codec.events import Headers
 from meshproxy.codec.headers import CREDENTIALS
 from meshproxy.identity.caller import ANONYMOUS, Caller, Token, Workload
-from meshproxy.proxy.headers import CACHE_BYTES, HeaderReader, RequestHeaders, identity_headers, is_identity
+from meshproxy.proxy.headers import (
+    CACHE_BYTES,
+    HeaderReader,
+    RequestHeaders,
+    clean_trailers,
+    identity_headers,
+    is_identity,
+)
 
 GRPC = (b"content-type", b"application/grpc")
 
@@ -143,6 +150,13 @@ def test_the_server_may_not_speak_in_our_name() -> None:
     headers = ((b"x-meshproxy-refusal", b"forged"), (b"a", b"b"), (b"X-Not-Lower".lower(), b"c"))
     for _ in range(2):
         assert reader.clean(headers) == ((b"a", b"b"), (b"x-not-lower", b"c"))
+
+
+def test_what_trailers_say_in_our_name() -> None:
+    status, message, refusal = (b"grpc-status", b"7"), (b"grpc-message", b"\xff"), (b"x-meshproxy-refusal", b"internal")
+    assert clean_trailers((status, refusal, message), is_sidecar=False) == (status, (b"grpc-message", b"%FF"))
+    assert clean_trailers((status, refusal), is_sidecar=True) == (status, refusal)
+    assert clean_trailers((status,), is_sidecar=False) == (status,)
 
 
 def test_large_heads_are_not_remembered() -> None:

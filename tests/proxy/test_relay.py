@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -851,6 +852,227 @@ class TestTime:
         assert client.reset_code is None
         cluster.streams[0].respond()
         assert client.status == 200
+
+
+class EarlyHead:
+    """A gRPC call whose request goes on, behind a head of its answer or before that."""
+
+    def __init__(self, world: Any, wire: Any, has_head: bool, *, timeout: bytes = b"") -> None:
+        self.world, self.wire = world, wire
+        self.began = world.loop.now
+        self.client = world.grpc(None, headers=((b"grpc-timeout", timeout),) if timeout else ())
+        self.client.receive(wire.framed(wire.spec(b"open")), False)
+        (self.server,) = world.cluster.streams
+        world.wait(0.5)
+        if has_head:
+            self.server.reader.head_received(ResponseHead(0, 200, ((b"x-session", b"7"),), end=False))
+
+    def pass_time_until(self, second: float) -> None:
+        self.world.wait(self.began + second - self.world.loop.now)
+
+    def send(self, model: bytes) -> None:
+        self.client.receive(self.wire.framed(self.wire.spec(model)), False)
+
+
+def ended_and(happens: Callable[[EarlyHead], object]) -> Callable[[EarlyHead], None]:
+    """The same once the request has ended."""
+
+    def happen(call: EarlyHead) -> None:
+        call.world.wait(1)
+        call.client.receive(b"", True)
+        happens(call)
+
+    return happen
+
+
+def stop_reading(call: EarlyHead) -> None:
+    call.server.is_full = True
+    call.client.receive(b"\0", False)
+    call.pass_time_until(3.1)
+
+
+def deadline(call: EarlyHead) -> None:
+    call.pass_time_until(3.1)
+
+
+def leave(call: EarlyHead) -> None:
+    call.client.sink.reset_received(CANCEL, "gone")
+
+
+def leave_at_the_deadline(call: EarlyHead) -> None:
+    call.pass_time_until(2.95)
+    leave(call)
+
+
+def stall(call: EarlyHead) -> None:
+    limit = call.world.snapshot.limits.stall
+    call.pass_time_until(limit * (1 + 2 / LOOKS) + PERIOD)
+
+
+HAPPENINGS: dict[str, tuple[Callable[[EarlyHead], object], str, str, str]] = {
+    # what happens: how, what the client is told, the record's flags, the endpoint's blame
+    "a denied model": (lambda call: call.send(b"closed"), "7 permission-denied", "", "cancelled"),
+    "a message that cannot be read": (
+        lambda call: call.client.receive(call.wire.framed(b"\xff" * 9), False),
+        *("3 malformed-message", "", "cancelled"),
+    ),
+    "too long a body": (
+        lambda call: call.client.sink.rejected(Rejected(1, 413, "too long", "body_bytes")),
+        *("8 body-too-large", "", "cancelled"),
+    ),
+    "a request that is reset by the codec": (
+        lambda call: call.client.sink.rejected(Rejected(1, 400, "bad", is_reset=True)),
+        *("", "DPE", "cancelled"),
+    ),
+    "a body that stops coming": (stall, "1 request-timeout", "", "cancelled"),
+    "a deadline": (deadline, "4 deadline-exceeded", "UT", "cancelled"),
+    "a deadline behind the request": (ended_and(deadline), "4 deadline-exceeded", "UT", "timeout"),
+    "a deadline of an endpoint that does not read": (stop_reading, "4 deadline-exceeded", "UT", "timeout"),
+    "a client that leaves": (leave, "", "DC", "cancelled"),
+    "a client that leaves behind its request": (ended_and(leave), "", "DC", "cancelled"),
+    "a client that leaves at its deadline": (leave_at_the_deadline, "", "DC", "cancelled"),
+    "a client that leaves then behind its request": (ended_and(leave_at_the_deadline), "", "DC", "timeout"),
+    "a server that resets": (
+        lambda call: call.server.reader.reset_received(INTERNAL_ERROR, "broken"),
+        *("14 upstream-reset", "UC", "reset"),
+    ),
+    "a connection that is lost": (
+        ended_and(lambda call: call.server.reader.reset_received(CANCEL, "the connection was lost")),
+        *("14 upstream-reset", "UC", "reset"),
+    ),
+    "a server that breaks the protocol": (
+        lambda call: call.server.reader.reset_received(0x1, "malformed"),
+        *("13 upstream-protocol", "UPE", "reset"),
+    ),
+    "a defect": (lambda call: call.client.sink.crashed(RuntimeError("a defect")), "13 internal", "", "cancelled"),
+}
+
+
+class TestAHeadThatComesEarly:
+    """That of a gRPC response is no answer: what happens behind it is told, recorded and blamed as if it had not come,
+    in trailers."""
+
+    @pytest.mark.parametrize("has_head", [False, True])
+    @pytest.mark.parametrize("what", HAPPENINGS)
+    def test_whatever_happens_is_told_as_without_it(self, world: Any, wire: Any, what: str, has_head: bool) -> None:
+        happen, told, flags, blame = HAPPENINGS[what]
+        is_late = "deadline" in what or "then" in what
+        call = EarlyHead(world, wire, has_head, timeout=b"3S" if is_late else b"")
+        client = call.client
+        happen(call)
+        (exchange,) = world.finished
+        assert (str(exchange.flags), world.cluster.reports) == (flags, ["begin open", blame])
+        assert (exchange.first_byte, exchange.bytes_sent, client.body) == (0.0, 0, b"")
+        assert len(world.cluster.streams) == 1
+        if has_head:
+            assert client.heads[0] == (200, {b"x-session": b"7"})
+        if told:
+            status, refusal = told.split()
+            said = dict(client.trailers) if has_head else client.headers
+            assert len(client.heads) == 1
+            assert (said[b"grpc-status"], said[b"x-meshproxy-refusal"]) == (status.encode(), refusal.encode())
+            assert (b"content-type" in said) is not has_head
+            assert (client.ended, client.reset_code) == (True, None)
+            assert client.has_stopped is not exchange.request_ended
+            assert (exchange.status, exchange.grpc_status) == (200, int(status))
+            assert exchange.refusal.reason.label == refusal
+        else:
+            assert (client.ended, client.trailers) == (False, None)
+            assert (exchange.status, exchange.grpc_status) == (200 if has_head else 0, None)
+        world.assert_let_go()
+
+    @pytest.mark.parametrize(
+        ("what", "blame", "code"),
+        [
+            ("a denied model", "cancelled", INTERNAL_ERROR),
+            ("too long a body", "cancelled", INTERNAL_ERROR),
+            ("a deadline", "cancelled", INTERNAL_ERROR),
+            ("a deadline behind the request", "cancelled", INTERNAL_ERROR),
+            ("a client that leaves then behind its request", "cancelled", CANCEL),
+            ("a server that resets", "reset", INTERNAL_ERROR),
+            ("a server that breaks the protocol", "reset", 0x1),
+            ("a defect", "cancelled", INTERNAL_ERROR),
+        ],
+    )
+    def test_behind_a_message_there_is_only_a_break(
+        self, world: Any, wire: Any, what: str, blame: str, code: int
+    ) -> None:
+        is_late = "deadline" in what or "then" in what
+        call = EarlyHead(world, wire, True, timeout=b"3S" if is_late else b"")
+        call.server.reader.data_received(b"\0", 1, False)
+        HAPPENINGS[what][0](call)
+        (exchange,) = world.finished
+        assert (call.client.reset_code, call.client.trailers) == (code, None)
+        assert (exchange.grpc_status, exchange.first_byte) == (None, call.began + 0.5)
+        assert world.cluster.reports == ["begin open", blame]
+        world.assert_let_go()
+
+    def test_a_client_that_stops_behind_a_message_waits_for_the_next(self, world: Any, wire: Any) -> None:
+        call = EarlyHead(world, wire, True)
+        call.server.reader.data_received(b"\0", 1, False)
+        stall(call)
+        stall(call)
+        assert world.finished == []
+
+    @pytest.mark.parametrize("passes", [False, True])
+    def test_the_head_gives_a_client_no_more_time(self, world: Any, wire: Any, passes: bool) -> None:
+        """Also where the route limits the time between pieces."""
+        world.serve(idle_timeout=100.0)
+        call, limit = EarlyHead(world, wire, False), world.snapshot.limits.stall
+        call.pass_time_until(limit - 1)
+        if passes:
+            call.server.reader.head_received(ResponseHead(0, 200, (), end=False))
+        call.pass_time_until(limit - 0.1)
+        assert world.finished == []
+        stall(call)
+        assert world.limits_hit == ["body_stall_time"]
+        assert call.client.ended
+
+    def test_the_time_between_pieces_begins_with_the_first(self, world: Any, wire: Any) -> None:
+        world.serve(idle_timeout=2.0)
+        call = EarlyHead(world, wire, True)
+        ended_and(lambda call: call.pass_time_until(20))(call)
+        assert world.finished == []
+        call.server.reader.data_received(b"\0", 1, False)
+        call.pass_time_until(21.9)
+        assert world.finished == []
+        call.pass_time_until(22.5)
+        assert (call.client.reset_code, str(world.finished[0].flags)) == (CANCEL, "SI")
+        assert world.cluster.reports == ["begin open", "timeout"]
+        world.assert_let_go()
+
+    @pytest.mark.parametrize(("reads", "blame"), [(True, "cancelled"), (False, "timeout")])
+    def test_a_response_that_stops_while_the_request_goes_on(
+        self, world: Any, wire: Any, reads: bool, blame: str
+    ) -> None:
+        """It may wait for the client, unless it does not read."""
+        world.serve(idle_timeout=2.0)
+        call = EarlyHead(world, wire, True)
+        call.server.reader.data_received(b"\0", 1, False)
+        call.server.is_full = not reads
+        call.send(b"open")
+        call.pass_time_until(3.5)
+        assert (call.client.reset_code, str(world.finished[0].flags)) == (CANCEL, "SI")
+        assert world.cluster.reports == ["begin open", blame]
+
+    def test_a_gateway_that_answers_in_http_is_broken_off(self, world: Any, wire: Any) -> None:
+        """Its head is no gRPC response, which trailers would end."""
+        call = EarlyHead(world, wire, False)
+        call.server.reader.head_received(ResponseHead(0, 503, (), end=False))
+        call.send(b"closed")
+        assert (call.client.reset_code, call.client.trailers) == (INTERNAL_ERROR, None)
+        assert world.cluster.reports == ["begin open", "gateway-error"]
+
+    @pytest.mark.parametrize("is_sidecar", [False, True])
+    def test_what_another_sidecar_refuses_is_recorded_as_that(self, world: Any, wire: Any, is_sidecar: bool) -> None:
+        world.cluster.all[0].is_sidecar = is_sidecar
+        call = EarlyHead(world, wire, True)
+        status, refusal = (b"grpc-status", b"7"), (b"x-meshproxy-refusal", b"permission-denied")
+        call.server.reader.trailers_received((status, refusal))
+        (exchange,) = world.finished
+        assert call.client.trailers == ((status, refusal) if is_sidecar else (status,))
+        assert (exchange.is_refused_remotely, exchange.grpc_status) == (is_sidecar, 7)
+        assert world.cluster.reports == ["begin open", "succeeded"]  # nobody blames it for a denied caller
 
 
 def test_a_body_that_breaks_the_protocol_is_answered(world: Any) -> None:

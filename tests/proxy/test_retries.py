@@ -483,6 +483,67 @@ class TestDeadlineGate:
         made.around.assert_nothing_left()
 
 
+class TestAHeadBeforeTheRequestsEnd:
+    """That of a gRPC response commits the call to its attempt (gRPC proposal A6)."""
+
+    @pytest.fixture
+    def made(self) -> Alone:
+        made = Alone(RetrySettings(reasons=EVERY_REASON), is_grpc=True, ended=False, timeout=60.0, has_fallback=True)
+        made.begin().send(b"first", False)
+        made.streams[0].reader.head_received(head())
+        return made
+
+    def test_it_is_passed_on_and_nothing_is_kept(self, made: Alone) -> None:
+        assert (made.client.status, made.request.answer, made.replay_bytes) == (200, BEGUN, 0)
+        assert made.send(b"second", True)
+        assert made.streams[0].body == b"firstsecond"
+
+    @pytest.mark.parametrize("code", [CANCEL, REFUSED_STREAM])
+    @pytest.mark.parametrize("reason", ["gone", GOING_AWAY])
+    def test_a_reset_behind_it_is_told_in_trailers(self, made: Alone, code: int, reason: str) -> None:
+        made.streams[0].reader.reset_received(code, reason)
+        assert made.events == [("skipped", "reset", "answered")]
+        assert dict(made.client.trailers or ())[b"grpc-status"] == b"14"
+        assert (len(made.streams), made.other.streams, str(made.request.flags)) == (1, [], "UC")
+        assert made.cluster.reports == ["begin open", "reset"]
+        made.around.assert_nothing_left()
+
+    def test_a_status_behind_it_is_the_servers(self, made: Alone) -> None:
+        made.streams[0].reader.trailers_received(((b"grpc-status", b"14"), (b"x", b"y")))
+        assert made.events == [("skipped", "unavailable", "answered")]
+        assert made.client.trailers == ((b"grpc-status", b"14"), (b"x", b"y"))
+        assert made.cluster.reports == ["begin open", "unavailable"]
+
+    def test_with_a_status_of_its_own_it_is_tried_again(self) -> None:
+        made = Alone(RetrySettings(), is_grpc=True, ended=False).begin()
+        made.streams[0].fail_grpc()
+        assert (made.events, made.client.heads) == ([("retried", "unavailable")], [])
+
+    @pytest.mark.parametrize("comes", [False, True])
+    def test_a_deadline_behind_it_finds_an_endpoint_that_hangs(self, made: Alone, comes: bool) -> None:
+        made.send(b"rest", True)
+        if comes:
+            made.streams[0].reader.data_received(b"answer", 6, False)
+        made.loop.now += 2.0
+        made.request._time_out()
+        assert made.cluster.reports == ["begin open", "cancelled" if comes else "timeout"]
+        made.around.assert_nothing_left()
+
+    def test_it_ends_the_time_of_the_attempt(self) -> None:
+        made = Alone(RetrySettings(reasons=("timeout",)), is_grpc=True, ended=False, try_timeout=0.5).begin()
+        made.streams[0].reader.head_received(head())
+        made.send(b"rest", True)
+        made.loop.advance(5.0)
+        assert (made.events, made.request.answer) == ([], BEGUN)
+
+    def test_and_needs_no_second_attempt_beside_it(self) -> None:
+        made = Alone(RetrySettings(hedge_after=0.1), is_grpc=True, ended=False).begin()
+        made.streams[0].reader.head_received(head())
+        made.send(b"rest", True)
+        made.loop.advance(5.0)
+        assert len(made.streams) == 1
+
+
 class TestCommit:
     def test_the_head_is_cleaned_and_sent(self) -> None:
         made = Alone().begin()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from meshproxy.codec.events import ResponseHead
 from meshproxy.config.routes import Concurrency
 from meshproxy.proxy.client_side import LOOKS
-from tests.proxy.conftest import World
+from tests.proxy.conftest import World, framed, spec
 
 LIMITS = st.floats(0.001, 2.0) | st.sampled_from([0.001, 0.05, 0.1, 0.2, 0.25, 0.3, 1.0, 30.0])
 MOMENTS = st.floats(0.0, 1.0)
@@ -57,6 +57,25 @@ def test_a_response_that_stops_coming(limit: float, start: float, pause: float) 
     (server,) = cluster.streams
     server.reader.head_received(ResponseHead(0, 200, (), end=False))
     world.loop.advance(0.9 * pause * limit)
+    server.reader.data_received(b"piece", 5, False)
+    assert_in_time(world, limit)
+    assert str(world.finished[0].flags) == "SI"
+
+
+@given(limit=LIMITS, start=MOMENTS, pause=MOMENTS)
+@FEW
+def test_a_response_that_stops_coming_behind_its_first_message(limit: float, start: float, pause: float) -> None:
+    """The head of a gRPC response, which may come much earlier, begins nothing."""
+    world = World()
+    cluster = world.serve(idle_timeout=limit)
+    start_reaper(world, limit / LOOKS)
+    client = world.grpc(None)
+    client.receive(framed(spec(b"open")), False)
+    (server,) = cluster.streams
+    world.loop.advance(start)
+    server.reader.head_received(ResponseHead(0, 200, (), end=False))
+    assert client.status == 200
+    world.loop.advance(5 * pause)
     server.reader.data_received(b"piece", 5, False)
     assert_in_time(world, limit)
     assert str(world.finished[0].flags) == "SI"

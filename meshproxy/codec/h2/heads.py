@@ -44,6 +44,7 @@ from meshproxy.codec.headers import (
     IDENTITY_PREFIXES,
     MAX_LENGTH,
     NOT_IN_TRAILERS,
+    REFUSAL_HEADER,
 )
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.problem import Malformed, MessageProblem, Unacceptable
@@ -399,7 +400,7 @@ def read_trailers(fields: list[Field], limits: Limits, block_bytes: int) -> Head
     for field, _, kind in fields:
         if kind in (REGULAR, TRACE):
             name = field[0]
-            if name not in NOT_IN_TRAILERS and not name.startswith(IDENTITY_PREFIXES):
+            if name not in NOT_IN_TRAILERS and (not name.startswith(IDENTITY_PREFIXES) or name == REFUSAL_HEADER):
                 headers.append(field)
         elif kind <= LAST_PSEUDO:
             raise Malformed("a pseudo-header in trailers")

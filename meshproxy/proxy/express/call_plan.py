@@ -12,6 +12,7 @@ from meshproxy.codec.h2.encoder import take_varying
 from meshproxy.codec.h2.whole import PreparedAnswer
 from meshproxy.codec.headers import GRPC_TIMEOUT, REQUEST_ID, TRACE_PARENT
 from meshproxy.proxy.express.plan import ABSENT, Decisions, repeats
+from meshproxy.proxy.headers import has_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -209,6 +210,8 @@ def plan_answer(
     if answer.status != 200 or answer.length is not None or request.grpc_status != 0 or request.sharing is not None:
         return None
     trailers = answer.trailers
+    if has_refusal(trailers):  # which the ordinary way believes a sidecar only
+        return None
     end = trailers if len(trailers) == 1 else with_printable_message(trailers)
     written = encoder.kept_response(200, clean(answer.headers, is_sidecar), None)
     prepared = PreparedAnswer(written, encoder.kept_trailers(end))

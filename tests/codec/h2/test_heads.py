@@ -281,10 +281,13 @@ def test_trailers_keep_only_what_may_be_believed_there() -> None:
         (b"authorization", b"Bearer x"),
         (b"cookie", b"a=b"),
         (b"x-forwarded-for", b"::1"),
-        (b"x-meshproxy-refusal", b"none"),
+        (b"x-meshproxy-caller", b"spiffe://dev.example/admin"),
+        (b"x-meshproxy-refusal-", b"none"),
+        (b"x-meshproxy-refusal", b"overloaded"),  # whoever knows the endpoint decides about this one
         (b"grpc-message", b"fine"),
     ]
-    assert HeadReader(Limits()).trailers(encode(fields)) == ((b"grpc-status", b"0"), (b"grpc-message", b"fine"))
+    kept = ((b"grpc-status", b"0"), (b"x-meshproxy-refusal", b"overloaded"), (b"grpc-message", b"fine"))
+    assert HeadReader(Limits()).trailers(encode(fields)) == kept
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,7 @@ def test_answers_of_many_kinds_ride(answer: dict[str, Any]) -> None:
         {"body": response(1), "end": ((b"grpc-status", b"13"),)},
         {"body": response(1), "end": ((b"grpc-status", b"14"),)},
         {"body": response(1), "end": ((b"x", b"y"),)},
+        {"body": response(1), "end": ((b"grpc-status", b"0"), (b"x-meshproxy-refusal", b"internal"))},
         {"body": response(1), "status": 404},
         {"body": response(1), "status": 503},
         {"body": response(1, b"y" * 120), "parts": 3},
@@ -461,6 +462,7 @@ answers = st.builds(
             {"body": response(2, b"z" * 50)},
             {"body": b"", "end": ((b"grpc-status", b"14"), (b"grpc-message", b"away"))},
             {"body": response(1), "end": ((b"grpc-status", b"8"),)},
+            {"body": response(1), "end": ((b"grpc-status", b"0"), (b"x-meshproxy-refusal", b"internal"))},
             {"body": response(1), "parts": 2},
             {"body": response(1), "status": 503},
         ]
