@@ -7,7 +7,6 @@ thousand take about half a millisecond, and an ordinary REST or gRPC request som
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import gc
 import gzip
 import sys
@@ -17,6 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from meshproxy.codec.grpc import frame
@@ -214,7 +214,7 @@ def denying(bench: Bench) -> None:
         spec=schema.RoleSpec(rules=(schema.Rule(models=("x",), verbs=("predict",)),)),
     )
     policy = compile_policy([role], (), "dev.example")
-    bench.pipeline.snapshot = dataclasses.replace(bench.pipeline.snapshot, policy=policy)
+    bench.pipeline.snapshot = msgspec.structs.replace(bench.pipeline.snapshot, policy=policy)
 
 
 async def flood(bench: Bench, make: Callable[[], Iterator[bytes]], run: Callable[..., None]) -> int:

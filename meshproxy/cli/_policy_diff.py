@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from meshproxy.cli import _mesh, _options, _policy_sets
 from meshproxy.cli._local_page import printable
@@ -184,7 +185,7 @@ def _listed(change: Change) -> dict[str, object]:
             "iamRole": token.iam_role if token is not None else None,
         },
         "verb": observed.call.verb.value,
-        "models": [asdict(model) for model in observed.call.models],
+        "models": msgspec.to_builtins(observed.call.models),
         "address": observed.address.rpartition(":")[0] or None,
         "old": _decided(change.old),
         "new": _decided(change.new),

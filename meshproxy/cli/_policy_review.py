@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from meshproxy.cli import _options, _policy_sets
 from meshproxy.cli._local_page import printable
@@ -201,7 +202,7 @@ def _cells(grant: Grant) -> list[str]:
 def _listed(grant: Grant) -> dict[str, object]:
     return {
         **asdict(grant.who),
-        "model": asdict(grant.model) if grant.model is not None else None,
+        "model": msgspec.to_builtins(grant.model),
         "verbs": [verb.value for verb in grant.verbs],
         "inPart": [verb.value for verb in grant.verbs if verb in grant.parts],
         "by": list(grant.by),

@@ -17,6 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 Headers = tuple[tuple[bytes, bytes], ...]
 """Fields in their order on the wire. Codecs share equal tuples between messages."""
 
@@ -57,8 +59,7 @@ class RequestHead:
     """What other heads of this connection have in common with it, on HTTP/2, as far as that is kept."""
 
 
-@dataclass(slots=True)
-class ResponseHead:
+class ResponseHead(msgspec.Struct):
     """The head of a response. Below 200 it is interim: another head follows (RFC 9110 section 15.2)."""
 
     stream: int
@@ -68,8 +69,7 @@ class ResponseHead:
     length: int | None = None
 
 
-@dataclass(slots=True)
-class Data:
+class Data(msgspec.Struct):
     """Part of a body."""
 
     stream: int
@@ -79,16 +79,14 @@ class Data:
     end: bool
 
 
-@dataclass(slots=True)
-class Trailers:
+class Trailers(msgspec.Struct):
     """The fields after a body; they end the message."""
 
     stream: int
     headers: Headers
 
 
-@dataclass(slots=True)
-class Reset:
+class Reset(msgspec.Struct):
     """A stream was aborted: by the peer, or by the codec because of a violation that affects this stream only."""
 
     stream: int
@@ -98,8 +96,7 @@ class Reset:
     by_peer: bool
 
 
-@dataclass(slots=True)
-class Rejected:
+class Rejected(msgspec.Struct):
     """A request that the codec rejects. On HTTP/1.1 no further input is read."""
 
     stream: int
@@ -114,15 +111,13 @@ class Rejected:
     """The stream has been reset, because its head is malformed: no response can be sent (RFC 9113 section 8.1.1)."""
 
 
-@dataclass(slots=True)
-class Writable:
+class Writable(msgspec.Struct):
     """All data that `send_data` had buffered for this stream has been framed."""
 
     stream: int
 
 
-@dataclass(slots=True)
-class GoneAway:
+class GoneAway(msgspec.Struct):
     """GOAWAY: the peer accepts no new streams, and has not processed those above `last_stream` (RFC 9113 section
     6.8)."""
 
@@ -131,15 +126,13 @@ class GoneAway:
     reason: str
 
 
-@dataclass(slots=True)
-class Pong:
+class Pong(msgspec.Struct):
     """The peer acknowledged our PING."""
 
     payload: bytes
 
 
-@dataclass(slots=True)
-class Failed:
+class Failed(msgspec.Struct):
     """The connection has ended, with every stream on it. The last output of the codec is still to be written."""
 
     code: int
@@ -149,8 +142,7 @@ class Failed:
     """The peer ended it (EOF or GOAWAY with an error); otherwise it is because of a violation."""
 
 
-@dataclass(slots=True)
-class WholeRequest:
+class WholeRequest(msgspec.Struct):
     """The head of a request and all of its body, which came in one read (HTTP/2, `codec.h2.joined`)."""
 
     head: RequestHead
@@ -159,8 +151,7 @@ class WholeRequest:
     """See `Data`."""
 
 
-@dataclass(slots=True)
-class WholeResponse:
+class WholeResponse(msgspec.Struct):
     """The final head of a response, all of its body and its trailers, which came in one read."""
 
     stream: int

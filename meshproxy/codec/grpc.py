@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from meshproxy.codec.events import Headers
 
@@ -23,8 +24,7 @@ DEFLATE = b"deflate"
 """Values of `grpc-encoding`. What gRPC calls deflate is the zlib format (RFC 1950)."""
 
 
-@dataclass(slots=True)
-class MessagePart:
+class MessagePart(msgspec.Struct):
     """Part of a message."""
 
     compressed: bool
@@ -35,8 +35,7 @@ class MessagePart:
     """The message is complete with this part."""
 
 
-@dataclass(slots=True)
-class Misframed:
+class Misframed(msgspec.Struct):
     """The body is not valid gRPC; the rest is ignored."""
 
     reason: str

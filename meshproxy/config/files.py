@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from meshproxy.config.codes import Code
 from meshproxy.config.problems import Problem
 
@@ -23,8 +25,7 @@ TOTAL_BYTES = 32 << 20
 """Kubernetes keeps a ConfigMap below 1 MiB; 10,000 rules written out are about 2 MiB."""
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(msgspec.Struct, frozen=True):
     """Who has written a text last and when, as far as whoever gives the text can tell."""
 
     by: str

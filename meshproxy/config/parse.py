@@ -7,12 +7,13 @@ as the sidecar that mounts them would.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import inspect
+import msgspec
+from msgspec import field, inspect
+from msgspec.structs import replace
 
 from meshproxy.config import schema
 from meshproxy.config.check import Placed
@@ -45,8 +46,7 @@ GROUP = "meshproxy.dev/"
 """The beginning of every `apiVersion` of ours."""
 
 
-@dataclass(slots=True)
-class Parsed:
+class Parsed(msgspec.Struct):
     """What was read so far."""
 
     placed: list[Placed] = field(default_factory=list)
@@ -63,8 +63,7 @@ class Parsed:
             raise ConfigError(tuple(sorted(self.problems)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Origin:
+class _Origin(msgspec.Struct, frozen=True):
     """Where a text comes from, and how it is to be read."""
 
     file: str

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -35,8 +35,7 @@ TOKEN_CHARACTERS = 128
 """The longest text that is taken for a join token."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shown(Workload):
+class Shown(Workload, frozen=True):
     """A workload with the connection that it has shown its certificate on."""
 
     tls: ssl.SSLObject
@@ -52,8 +51,7 @@ def identify_sidecar(tls: ssl.SSLObject | None) -> Shown | None:
     workload = identify_client(tls)
     if tls is None or workload is None:
         return None
-    known = {field.name: getattr(workload, field.name) for field in fields(workload)}
-    return Shown(**known, tls=tls)
+    return Shown(**msgspec.structs.asdict(workload), tls=tls)
 
 
 class JoinToken(msgspec.Struct, frozen=True):

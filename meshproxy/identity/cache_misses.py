@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(slots=True)
-class CacheMisses:
+class CacheMisses(msgspec.Struct):
     """How often something was worked out because it was not remembered; one for the process, as a reload makes new
     caches. Only misses are counted: a hit costs nothing, and is every request beside them."""
 

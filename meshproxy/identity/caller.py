@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
+class Workload(msgspec.Struct, frozen=True):
     """A SPIFFE identity, proven by the peer's certificate (SPIFFE X509-SVID section 2)."""
 
     spiffe_id: str
@@ -27,8 +27,7 @@ def workload_of(spiffe_id: str) -> Workload:
     return Workload(spiffe_id, domain, namespace, account, not_after=float("inf"))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Token:
+class Token(msgspec.Struct, frozen=True, eq=False):
     """A bearer token whose signature and claims have been verified (RFC 7519, RFC 9068). Compared by identity: the same
     verified token is the same object as long as it is cached, which is what decisions are memoised by."""
 
@@ -44,8 +43,7 @@ class Token:
     """Bytes of memory that it takes at most: what keeps tokens counts them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """The authenticated source of a request. Without both parts it is anonymous, and the policy decides."""
 
     workload: Workload | None = None

@@ -7,9 +7,10 @@ are sent is bounded, because strangers can make as many as they like. Pure: `sid
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+
+import msgspec
 
 from meshproxy.identity.caller import Token
 from meshproxy.identity.presigned import NotPresigned, Presigned, read_answer, read_presigned
@@ -40,8 +41,7 @@ class IdentityWanted(Exception):
         self.request = request
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """What `aws.callerIdentity` of the MeshConfig says."""
 
     hosts: frozenset[str]

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
+import msgspec
+
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.mesh_context import MeshContext
 from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer, read_start
@@ -82,8 +84,7 @@ class Credentials:
         return digest.digest()
 
 
-@dataclass(frozen=True, slots=True)
-class IdentityFiles:
+class IdentityFiles(msgspec.Struct, frozen=True):
     """Paths of an identity. Certificate and key may be the same file (as in Kubernetes' credential bundles)."""
 
     certificate: Path
@@ -110,8 +111,7 @@ class IdentityFiles:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class OwnIdentity:
+class OwnIdentity(msgspec.Struct, frozen=True):
     """A proven identity, ready for use. Replaced as a whole, never changed."""
 
     workload: Workload
@@ -241,8 +241,7 @@ def client_context(
     return context
 
 
-@dataclass(frozen=True, slots=True)
-class SelfTest:
+class SelfTest(msgspec.Struct, frozen=True):
     """What a self-test handshake has shown."""
 
     leaf: bytes

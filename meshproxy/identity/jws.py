@@ -12,10 +12,11 @@ not pay for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from typing import Any
+
+import msgspec
 
 Verify = Callable[[Any, bytes, bytes], bool]
 """(public key, message, signature) -> whether the signature is of this key over this message."""
@@ -30,8 +31,7 @@ class Form(Enum):
     EDDSA = "64 octets (RFC 8032 section 5.1.6)"
 
 
-@dataclass(frozen=True, slots=True)
-class Algorithm:
+class Algorithm(msgspec.Struct, frozen=True):
     """One row: what an `alg` means.
 
     Attributes:

@@ -15,9 +15,10 @@ Pure: times are seconds since the epoch.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
+
+import msgspec
 
 T = TypeVar("T")
 
@@ -42,8 +43,7 @@ class Ask(Enum):
     NEVER = "the key was looked for in vain"
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """What a token asks for."""
 
     kid: str | None

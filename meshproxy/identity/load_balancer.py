@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from meshproxy.identity.jose import decode_base64url, encode_base64url
 
@@ -24,8 +25,7 @@ MEMBER_CHARACTERS = 2_048
 _KEY_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
-class SignedIn:
+class SignedIn(msgspec.Struct, frozen=True):
     """What the header of a token says, before anything of it is verified."""
 
     balancer: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from meshproxy.identity.certificates import TLS_1_2_CIPHERS, CertificateError, Credentials, load_pair, read_file
 from meshproxy.identity.pem import read_certificates
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@dataclass(frozen=True, slots=True)
-class NamedTlsFiles:
+class NamedTlsFiles(msgspec.Struct, frozen=True):
     """What a server's certificate is verified with, and ours for servers that ask for one."""
 
     ca: Path | None = None

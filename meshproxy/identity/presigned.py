@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
+
+import msgspec
 
 from meshproxy.identity.iam import role_of
 from meshproxy.identity.jose import decode_base64url, load_object
@@ -52,8 +53,7 @@ class NotPresigned(ValueError):
     """It is not a request that may be sent to STS, or not an answer of STS. Says why, and quotes nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Presigned:
+class Presigned(msgspec.Struct, frozen=True):
     """A request that may be sent."""
 
     host: str
@@ -66,8 +66,7 @@ class Presigned:
     """When STS refuses it, seconds since the epoch."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallerIdentity:
+class CallerIdentity(msgspec.Struct, frozen=True):
     """Who signed a request, as STS says."""
 
     arn: str

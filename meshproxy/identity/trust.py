@@ -9,7 +9,8 @@ of the trust domain that the leaf names (docs/decisions/0015-chains-of-several-t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.peer import PeerRefused, PeerRole, other_trust_domain, read_key_identifier, read_svid
@@ -18,8 +19,7 @@ Bundle = tuple[bytes, ...]
 """The authorities of one trust domain: certificates, DER."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trust:
+class Trust(msgspec.Struct, frozen=True):
     """The trust domains whose workloads are accepted, each with its own authorities. Immutable: it belongs to the TLS
     contexts whose handshakes verify with these authorities."""
 

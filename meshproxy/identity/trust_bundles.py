@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from meshproxy.identity.certificates import CertificateError, read_bundle, read_file
 from meshproxy.identity.trust import check_distinct
@@ -16,8 +18,7 @@ if TYPE_CHECKING:
     from meshproxy.identity.trust import Bundle
 
 
-@dataclass(frozen=True, slots=True)
-class BundleSource:
+class BundleSource(msgspec.Struct, frozen=True):
     """Where the trust bundle of another trust domain is."""
 
     name: str

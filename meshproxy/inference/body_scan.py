@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import msgspec
+
 from meshproxy.codec.grpc import Deframer, MessagePart, Misframed
 from meshproxy.inference.call import Call, Chosen, ModelRef, Verb
 from meshproxy.inference.inflate import PIECE_BYTES, Inflater
@@ -40,8 +42,7 @@ FIELD_1 = 0x0A
 """The tag of field 1, length-delimited."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScanLimits:
+class ScanLimits(msgspec.Struct, frozen=True):
     """Limits of one scanned body. Sizes are bytes. Exceeding one names it (`Refusal.limit`)."""
 
     spec_bytes: int = 65_536

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 _INFERENCE = ("predict", "classify", "regress", "multi-inference")
 _VERSIONED = (*_INFERENCE, "metadata")
@@ -47,8 +48,7 @@ class Verb(Enum):
         self.is_admin = word in _ADMIN
 
 
-@dataclass(frozen=True, slots=True)
-class ModelRef:
+class ModelRef(msgspec.Struct, frozen=True):
     """One model as a request names it (tensorflow_serving/apis/model.proto, ModelSpec)."""
 
     name: str
@@ -66,8 +66,7 @@ class ModelRef:
         return self.version or self.label or None
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(msgspec.Struct, frozen=True):
     """What a route writes into a request, in place of what that names. Without version and label: the server's
     latest."""
 
@@ -77,8 +76,7 @@ class Chosen:
     label: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """A verb and every model that it is asked of. Hashable: decisions are memoised by it."""
 
     verb: Verb

@@ -13,8 +13,10 @@ then refuses the request or skips that step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import msgspec
+from msgspec import field
 
 if TYPE_CHECKING:
     from meshproxy.inference.body_scan import ScanLimits
@@ -91,16 +93,14 @@ class OneExample:
         """Does nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tolerance:
+class Tolerance(msgspec.Struct, frozen=True):
     """How far numbers of two answers may be apart and still agree."""
 
     relative: float = 0.0
     absolute: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(msgspec.Struct, frozen=True):
     """The result of comparing two answers."""
 
     agrees: bool
@@ -144,8 +144,7 @@ class RewriteBody(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Operation:
+class Operation(msgspec.Struct, frozen=True, eq=False):
     """What a REST request line or a gRPC method asks for, and what can be done with its requests and answers.
 
     Immutable and shared: one for each gRPC method, and one for each REST request line while that is remembered. What
@@ -197,8 +196,7 @@ def no_rest(method: bytes, target: bytes) -> Operation | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class ModelVersions:
+class ModelVersions(msgspec.Struct, frozen=True):
     """What a server says about the versions of one model."""
 
     available: tuple[str, ...]
@@ -207,8 +205,7 @@ class ModelVersions:
     """It is loading one, with or without others that can be called meanwhile."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StatusProbe:
+class StatusProbe(msgspec.Struct, frozen=True, eq=False):
     """How a health check asks a server which versions of a model can be called, over REST or gRPC."""
 
     check: str
@@ -224,8 +221,7 @@ class StatusProbe:
     """The same as `read_rest`, of a gRPC response body. Raises Refusal (also SCAN_LIMIT, UNSUPPORTED_ENCODING)."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Surface:
+class Surface(msgspec.Struct, frozen=True, eq=False):
     """A wire surface: which requests are its own."""
 
     name: str

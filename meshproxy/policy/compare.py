@@ -7,9 +7,11 @@ Pure. Calls come from lines of logs (`telemetry/call_lines.py`), or from what si
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from meshproxy.identity.claims import ClaimMatch
 from meshproxy.policy.decide import Permit, Policy

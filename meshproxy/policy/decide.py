@@ -13,9 +13,11 @@ policy is not in the processor's caches (docs/decisions/figures/decisions.py, on
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from meshproxy.config.ip_blocks import address_of
 from meshproxy.config.values import shown
@@ -68,8 +70,7 @@ OTHER = "\0other"
 _HOLDS = {True: "", None: " (cannot be evaluated)", False: " (does not hold)"}
 
 
-@dataclass(frozen=True, slots=True)
-class Permit:
+class Permit(msgspec.Struct, frozen=True):
     """Proof that a call was authorised."""
 
     rule: str
@@ -81,8 +82,7 @@ class Permit:
     """Which conditions of bindings were met (see `Refusal.conditions`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Denial:
+class _Denial(msgspec.Struct, frozen=True):
     """What a `Refusal` is made of. An exception must not be raised twice: each time adds to its traceback."""
 
     reason: Reason
@@ -103,8 +103,7 @@ class _Denial:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Asks:
+class _Asks(msgspec.Struct, frozen=True):
     """What of a request the conditions of some subjects are about."""
 
     is_about_address: bool

@@ -9,8 +9,9 @@ what concerns one of them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+import msgspec
 
 from meshproxy.config.globs import Patterns, is_literal
 from meshproxy.identity.claims import ClaimPath, is_one_text, texts_of_claim
@@ -33,8 +34,7 @@ _ByRole: TypeAlias = dict[int, tuple[Entry, ...]]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class About:
+class About(msgspec.Struct, frozen=True):
     """What a decision looks at, whatever is in the token of the caller beside its `Name`s."""
 
     parts: Sequence[tuple[ModelRef | None, RuleMatches]]
@@ -43,8 +43,7 @@ class About:
     """Those of bindings to these roles that match the workload, and may match the token."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(msgspec.Struct, frozen=True):
     """Subjects that need one text: of a claim of an issuer's tokens, or the IAM role (see `_Claim`)."""
 
     issuer: str | None

@@ -10,9 +10,11 @@ never the other way round.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, TypeAlias
+
+from msgspec.structs import replace
 
 from meshproxy.config.ip_blocks import address_of
 from meshproxy.identity.caller import Caller, Token

@@ -3,10 +3,11 @@ the ones to ask."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from meshproxy.config.globs import compile_glob
 from meshproxy.identity.caller import Caller, Token, Workload
@@ -60,8 +61,7 @@ _OF_CLAIMS = {
 _KNOWN = {False: SubjectMatch.NO, None: SubjectMatch.UNDETERMINED, True: SubjectMatch.YES}
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """A rule of a role. Rules are found by their models."""
 
     index: int
@@ -111,8 +111,7 @@ class Rule:
         return RuleMatch.UNDETERMINED
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(msgspec.Struct, frozen=True):
     """A subject of a binding. Fields that are None match every caller."""
 
     spiffe_id: str | None
@@ -179,8 +178,7 @@ def _fits(pattern: str | None, name: str | None) -> bool:
 _glob = lru_cache(maxsize=1_024)(compile_glob)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Binding:
+class Binding(msgspec.Struct, frozen=True, eq=False):
     """A binding of subjects to a role, with an action. Compared by identity."""
 
     index: int

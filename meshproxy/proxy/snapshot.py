@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import field
 
 from meshproxy.inference.body_scan import DEFAULT_LIMITS, ScanLimits
 from meshproxy.inference.surfaces import SURFACES, Surfaces
@@ -16,8 +18,7 @@ if TYPE_CHECKING:
     from meshproxy.upstream.serving import HealthService
 
 
-@dataclass(frozen=True, slots=True)
-class BodyLimits:
+class BodyLimits(msgspec.Struct, frozen=True):
     """What a request may make the sidecar buffer."""
 
     scan_buffer: int = 4 * 1024 * 1024
@@ -34,8 +35,7 @@ class BodyLimits:
     """Seconds without a byte of a body that is owed to us, or taken by a client that owes us reading."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True):
     """Built whole beside the one it replaces; requests in flight keep the one they began with."""
 
     verifier: Verifies | None

@@ -5,7 +5,6 @@ The object stays the same as long as the arms do (`CarriedState.live_split`): a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meshproxy.routing.split import Arm
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
     from meshproxy.inference.call import Call
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RolloutArm(Arm):
+class RolloutArm(Arm, frozen=True, eq=False):
     """An arm of a rollout: its calls are measured."""
 
     is_candidate: bool = False

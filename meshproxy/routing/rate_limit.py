@@ -8,9 +8,10 @@ calls are refused until the debt is repaid.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from math import inf
 from typing import TypeAlias
+
+import msgspec
 
 from meshproxy.config.routes import PerWord
 
@@ -73,8 +74,7 @@ class Bucket:
         return (self._span - max(0.0, self.full_at - now)) / self._per_unit
 
 
-@dataclass(frozen=True, slots=True)
-class Denied:
+class Denied(msgspec.Struct, frozen=True):
     """A call is refused for now."""
 
     retry_after: float

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
+
+import msgspec
 
 from meshproxy.inference.call import Call, Chosen, ModelRef
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Arm:
+class Arm(msgspec.Struct, frozen=True, eq=False):
     """A weighted destination. Compared by identity."""
 
     weight: int

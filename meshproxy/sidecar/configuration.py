@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from meshproxy.config.codes import Code
 from meshproxy.config.file_watch import FileWatch
@@ -48,8 +49,7 @@ MOST_PROBLEMS = 100
 PROBLEM_CHARACTERS = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Compiled:
+class Compiled(msgspec.Struct, frozen=True):
     """Documents, and what a reload builds from them."""
 
     documents: Documents
@@ -64,8 +64,7 @@ class Compiled:
         return self.documents.mesh.spec.limits.connections or DOWNSTREAM_CONNECTIONS
 
 
-@dataclass(frozen=True, slots=True)
-class Reload:
+class Reload(msgspec.Struct, frozen=True):
     """How the last reload went."""
 
     at: float

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 import ssl
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+import msgspec
 
 from meshproxy.codec.events import Headers, RequestHead
 from meshproxy.identity.pem import read_certificates
@@ -37,8 +38,7 @@ class FetchError(Exception):
     """A document cannot be fetched or used. The message says why, without quoting the document."""
 
 
-@dataclass(frozen=True, slots=True)
-class Url:
+class Url(msgspec.Struct, frozen=True):
     """An address to fetch from (RFC 3986), without user information and fragment."""
 
     is_tls: bool
@@ -79,8 +79,7 @@ class Url:
         return f"[{self.host}]" if ":" in self.host else self.host
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(msgspec.Struct, frozen=True):
     """Whom to trust when a document is fetched, and what to identify with. The files are read for each fetch."""
 
     ca_file: Path | None = None

@@ -7,9 +7,11 @@ import logging
 import ssl
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from meshproxy.identity.certificates import CertificateError, own_identity
 from meshproxy.sidecar.identity_source import identity_source
@@ -35,8 +37,7 @@ RETRY_SECONDS = 10.0
 clock of this host becomes valid without any change of the files."""
 
 
-@dataclass(frozen=True, slots=True)
-class IdentityRequirements:
+class IdentityRequirements(msgspec.Struct, frozen=True):
     """What the documents require of the identity. As long as it stays the same, a reload leaves the identity alone."""
 
     source: Identity
@@ -73,8 +74,7 @@ def identity_requirements(documents: Documents) -> IdentityRequirements | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedIdentity:
+class LoadedIdentity(msgspec.Struct, frozen=True):
     """A proven identity with what it was made from."""
 
     source: IdentitySource

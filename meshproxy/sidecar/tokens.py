@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,8 +48,7 @@ OTHER_KEYS_SECONDS = 0.25
 that hangs must not delay them."""
 
 
-@dataclass(slots=True)
-class IssuerState:
+class IssuerState(msgspec.Struct):
     """The keys of one configured issuer, and the task that refreshes them."""
 
     keys: IssuerKeys

@@ -6,11 +6,11 @@ import asyncio
 import signal
 import socket
 from contextlib import suppress
-from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from meshproxy.sidecar.worker import REPORT_BYTES, Report, WorkerSlot
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import Enum
 from math import inf
 from typing import ClassVar, Generic, NamedTuple, TypeVar
+
+import msgspec
 
 OTHER = "_other"
 """The label value for all values without their own series."""
@@ -120,8 +121,7 @@ class Type(Enum):
     HISTOGRAM = "histogram"
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
+class Metric(msgspec.Struct, frozen=True):
     """The declaration of a metric: one row of `metric_table`.
 
     Attributes:

@@ -8,8 +8,9 @@ that requests spent in flight over the length of the window (Little's law).
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from meshproxy.telemetry import metric_table
 from meshproxy.telemetry.metrics import OTHER, Gauge
@@ -40,8 +41,7 @@ _DIRECTION, _MODEL, _CODE, _GRPC_STATUS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Signal:
+class Signal(msgspec.Struct, frozen=True):
     """The load of one model, or of all."""
 
     in_flight: int
@@ -99,8 +99,7 @@ class Signal:
 IDLE = Signal(0, 0.0, 0.0, 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Signals:
+class Signals(msgspec.Struct, frozen=True):
     """The load of the model server behind one sidecar."""
 
     seconds: float
@@ -128,8 +127,7 @@ def add_up(pages: Sequence[Mapping[str, Any]]) -> dict[str, object]:
     return Signals(min(page["windowSeconds"] for page in pages), models).page()
 
 
-@dataclass(frozen=True, slots=True)
-class _Reading:
+class _Reading(msgspec.Struct, frozen=True):
     """The totals by model at one moment."""
 
     at: float

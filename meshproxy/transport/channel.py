@@ -13,9 +13,10 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
 
 from meshproxy.codec.limits import Limits
 from meshproxy.transport.connect_failures import UNIX, ConnectError
@@ -40,8 +41,7 @@ CLOSE_SECONDS = 1.0
 _HOST_PORT = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """Where a channel connects to.
 
     Attributes:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.transport.connect_failures import UNIX
@@ -107,8 +109,7 @@ class StreamSource(Protocol):
         """`waiter` does not wait any longer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True):
     """A complete response."""
 
     status: int

@@ -6,8 +6,10 @@ from __future__ import annotations
 import errno
 import os
 import ssl
-from dataclasses import dataclass, replace
 from enum import Enum
+
+import msgspec
+from msgspec.structs import replace
 
 from meshproxy.transport.handshake_failures import HAS_EXPIRED, NO_TLS, NOT_YET_VALID, UNKNOWN_AUTHORITY
 
@@ -62,8 +64,7 @@ class NoCredentials(OSError):
     """Our own files for a TLS connection cannot be used. The message says which, and why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hints:
+class Hints(msgspec.Struct, frozen=True):
     """What to check, by the kind of server."""
 
     port: str

@@ -14,9 +14,10 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from meshproxy.codec.h2.frames import SETTINGS
 from meshproxy.transport.certificate_age import leaves_after, time_left
@@ -45,8 +46,7 @@ class Peer(Protocol):
         """When the certificate expires, seconds since the epoch; 0.0 for never."""
 
 
-@dataclass(frozen=True, slots=True)
-class PeerSecurity:
+class PeerSecurity(msgspec.Struct, frozen=True):
     """How connections to a server are secured. Called per connection, so that rotations take effect."""
 
     context: Callable[[], ssl.SSLContext]
@@ -60,8 +60,7 @@ class PeerSecurity:
     """What to check if a connection fails."""
 
 
-@dataclass(frozen=True, slots=True)
-class NamedPeer:
+class NamedPeer(msgspec.Struct, frozen=True):
     """The identity of a server whose name the TLS context has checked (`Peer`)."""
 
     not_after: float = 0.0

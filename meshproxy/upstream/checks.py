@@ -12,9 +12,10 @@ import logging
 import random
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from meshproxy.codec.headers import ORIGIN_FORM
 from meshproxy.inference import grpc_health
@@ -48,8 +49,7 @@ Ask = Callable[[str], Awaitable["ModelVersions | None"]]
 read), Unanswered or Skipped."""
 
 
-@dataclass(frozen=True, slots=True)
-class CheckResult:
+class CheckResult(msgspec.Struct, frozen=True):
     """The result of a check for one model or the endpoint."""
 
     model: str | None

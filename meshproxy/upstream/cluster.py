@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import random
-from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+from msgspec import field
 
 from meshproxy.config.servers import Balancing, BreakerSettings, EjectionSettings
 from meshproxy.upstream.balancer import Balancer, LeastRequest, RingHash, RoundRobin, preferred
@@ -49,8 +51,7 @@ class NoEndpoint(Exception):
         self.retry_after = retry_after
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterSettings:
+class ClusterSettings(msgspec.Struct, frozen=True):
     """What a cluster is made from. With equal settings a reload keeps the cluster, its connections and its state."""
 
     pool: PoolSettings
@@ -60,8 +61,7 @@ class ClusterSettings:
     ejection: EjectionSettings = field(default_factory=EjectionSettings)
 
 
-@dataclass(frozen=True, slots=True)
-class Securities:
+class Securities(msgspec.Struct, frozen=True):
     """How connections to endpoints are secured, by what they carry; None: plaintext."""
 
     sidecar: PeerSecurity | None = None

@@ -7,16 +7,16 @@ in use, and the reason is reported.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
+
+import msgspec
 
 MOST_ENDPOINTS = 1_000
 """Per model server. Each has its own pools, breaker and health check."""
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointAddress:
+class EndpointAddress(msgspec.Struct, frozen=True):
     """The addresses of one model server process. Addresses are `HOST:PORT`, IPv6 in brackets, or `unix:PATH`."""
 
     rest: str | None = None

@@ -12,11 +12,11 @@ may take calls because of an earlier check.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class CheckSettings:
+class CheckSettings(msgspec.Struct, frozen=True):
     """The models to check, and the thresholds."""
 
     models: tuple[str, ...] = ()

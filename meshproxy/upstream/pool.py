@@ -15,8 +15,9 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
 
 from meshproxy.transport.certificate_age import LEAVING
 from meshproxy.transport.connect_failures import ConnectError, ConnectFailure
@@ -45,8 +46,7 @@ class PoolFull(ConnectError):
     """All connections are in use, and `max_pending` requests already wait."""
 
 
-@dataclass(frozen=True, slots=True)
-class PoolSettings:
+class PoolSettings(msgspec.Struct, frozen=True):
     """What a pool needs of its `ModelServer`. Times are seconds."""
 
     connect_timeout: float

@@ -12,8 +12,9 @@ See `docs/decisions/0033-http-1-between-sidecars.md`.
 from __future__ import annotations
 
 from asyncio import CancelledError, sleep
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from meshproxy.transport.connector import connect_h1
 from meshproxy.upstream.pool import H1Pool

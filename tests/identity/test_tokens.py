@@ -8,7 +8,6 @@ import hashlib
 import hmac
 import json
 import tracemalloc
-from dataclasses import replace
 from time import time
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from meshproxy.config.fields import ClaimPattern, TextMatch
 from meshproxy.devtools.issuer import DevelopmentIssuer, SigningKey

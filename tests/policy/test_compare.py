@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -196,7 +197,7 @@ def test_what_is_said_holds_for_the_token_that_was_really_sent(
 ) -> None:
     caller = Caller(workload, token)
     before, after = (verdict(each, caller, address, headers) for each in (old, new))
-    known = Caller(workload, replace(token, claims={}) if token is not None else None)
+    known = Caller(workload, msgspec.structs.replace(token, claims={}) if token is not None else None)
     observed = Observed(known, PREDICT, address=address, recorded=before if is_recorded else None)
     found = compare(old, new, [(observed, 1)])
     (outcome,) = [outcome for outcome, count in found.counts.items() if count]

@@ -8,7 +8,6 @@ import sys
 import tracemalloc
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from ipaddress import ip_address, ip_network
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from meshproxy.codec.events import Headers
 from meshproxy.config import fields, schema
@@ -207,8 +207,8 @@ def test_the_memory_is_bounded_and_lets_tokens_go(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "MEMO_BYTES", 8 * 20_000)
     policy = compile_policy([role("r", rule("a"))], [bind("b", "r", CORP)], DOMAIN)
 
-    class Watched(Token):
-        __slots__ = ("__weakref__",)
+    class Watched(Token, frozen=True, weakref=True):
+        pass
 
     first = Watched("corp", "alice", {}, 1e12, size=19_000)
     gone = weakref.ref(first)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from meshproxy.codec.events import RequestHead
 from meshproxy.proxy.client_side import REFUSAL_SECONDS, REFUSING

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gzip
 import json
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from meshproxy.codec.events import Rejected, ResponseHead
@@ -163,7 +163,7 @@ class TestRest:
         assert len(asked) == 1
 
     def test_a_subject_cannot_break_out_of_its_header(self, world: Any) -> None:
-        world.verifier.token = dataclasses.replace(world.verifier.token, subject="a\r\nx: y\x00ü")
+        world.verifier.token = msgspec.structs.replace(world.verifier.token, subject="a\r\nx: y\x00ü")
         world.use(forwards_identity=True)
         world.rest(headers=((b"authorization", b"Bearer good"),))
         assert world.cluster.streams[0].head.headers[-1] == (b"x-meshproxy-subject", b"a%0D%0Ax:%20y%00%C3%BC")
@@ -570,7 +570,7 @@ class TestServers:
         world.assert_let_go()
 
     def test_the_default_if_there_is_one(self, world: Any, find: Any) -> None:
-        world.pipeline.snapshot = dataclasses.replace(world.pipeline.snapshot, server="main")
+        world.pipeline.snapshot = msgspec.structs.replace(world.pipeline.snapshot, server="main")
         world.rest()
         assert len(world.cluster.streams) == 1
 
@@ -1165,7 +1165,7 @@ def test_an_answer_that_ends_in_an_empty_piece_is_held_all_the_same(world: Any) 
 
 
 def test_what_all_clients_leave_unread_is_limited(world: Any, wire: Any) -> None:
-    world.use(limits=dataclasses.replace(world.snapshot.limits, response_buffer_total=100))
+    world.use(limits=msgspec.structs.replace(world.snapshot.limits, response_buffer_total=100))
     clients = [world.rest(client=wire.client("HTTP/1.1")) for _ in range(3)]
     for client, server in zip(clients, world.cluster.streams, strict=True):
         client.is_full = True
@@ -1194,7 +1194,7 @@ def test_a_body_that_trickles_must_come_to_its_model(world: Any, wire: Any) -> N
 
 def test_a_finished_answer_buffers_nothing(world: Any, wire: Any) -> None:
     """One that ended in an empty piece held nothing, and must not stand in the way of those that do."""
-    world.use(limits=dataclasses.replace(world.snapshot.limits, response_buffer_total=100))
+    world.use(limits=msgspec.structs.replace(world.snapshot.limits, response_buffer_total=100))
     empty = world.rest(client=wire.client("HTTP/1.1"))
     empty.is_full = True
     world.cluster.streams[0].sink.head_received(ResponseHead(0, 200, (), end=False))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from meshproxy.codec.events import Headers, RequestHead
 from meshproxy.config.servers import Cookie, Key

@@ -3,10 +3,10 @@ body meanwhile."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, get_args
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -962,8 +962,8 @@ class TestNotRetried:
 
     def test_a_body_beyond_the_replay_limit_of_all_requests(self, world: Any) -> None:
         cluster = world.serve(2, retries=RETRIES)
-        limits = dataclasses.replace(world.snapshot.limits, replay_buffer_total=10)
-        world.pipeline.snapshot = dataclasses.replace(world.pipeline.snapshot, limits=limits)
+        limits = msgspec.structs.replace(world.snapshot.limits, replay_buffer_total=10)
+        world.pipeline.snapshot = msgspec.structs.replace(world.pipeline.snapshot, limits=limits)
         world.rest(body=b"x" * 10)
         assert world.pipeline.replay_bytes == 10
         client = world.rest(body=b"x")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -11,9 +10,9 @@ from meshproxy.proxy.snapshot import BodyLimits, Snapshot
 
 def test_a_snapshot_is_replaced_and_never_changed(world: Any) -> None:
     snapshot: Snapshot = world.snapshot
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError, match="immutable"):
         snapshot.forwards_identity = True  # type: ignore[misc]
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError, match="immutable"):
         snapshot.limits.scan_buffer = 1  # type: ignore[misc]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -36,7 +36,7 @@ def assert_in_time(world: World, limit: float) -> None:
 @FEW
 def test_a_request_body_that_stops_coming(limit: float, start: float, pause: float) -> None:
     world = World()
-    world.use(limits=dataclasses.replace(world.snapshot.limits, stall=limit))
+    world.use(limits=msgspec.structs.replace(world.snapshot.limits, stall=limit))
     start_reaper(world, limit / LOOKS)
     world.loop.advance(start)
     client = world.rest(body=None, length=10)
@@ -86,7 +86,7 @@ def test_a_response_that_stops_coming_behind_its_first_message(limit: float, sta
 def test_a_response_that_nobody_reads(limit: float, start: float, pause: float) -> None:
     """What the client takes of it counts, also while nothing new is sent."""
     world = World()
-    world.use(limits=dataclasses.replace(world.snapshot.limits, stall=limit))
+    world.use(limits=msgspec.structs.replace(world.snapshot.limits, stall=limit))
     start_reaper(world, limit / LOOKS)
     world.loop.advance(start)
     client: Any = world.rest()
@@ -115,7 +115,7 @@ def test_a_wait_in_the_queue(limit: float, start: float) -> None:
 @pytest.mark.parametrize("limit", [0.3, 1.0])
 def test_a_model_that_thinks_is_not_stopped_and_the_client_has_all_its_time_afterwards(limit: float) -> None:
     world = World()
-    world.use(limits=dataclasses.replace(world.snapshot.limits, stall=limit))
+    world.use(limits=msgspec.structs.replace(world.snapshot.limits, stall=limit))
     start_reaper(world, limit / LOOKS)
     world.cluster.is_ready = False
     world.rest(body=None, length=10)  # it waits for a connection

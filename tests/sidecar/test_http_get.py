@@ -7,10 +7,10 @@ import json
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.issuer import DevelopmentIssuer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,7 +50,7 @@ class Bench:
         monkeypatch.setattr(pools, "connect_h2", self.network.connect)
         monkeypatch.setattr(sidecar_pool, "connect_h1", self.network.connect)
         monkeypatch.setattr(sidecar_pool, "sleep", self.pause)
-        pool_settings = PoolSettings(**{**{name: getattr(SETTINGS, name) for name in SETTINGS.__slots__}, **settings})
+        pool_settings = PoolSettings(**{**msgspec.structs.asdict(SETTINGS), **settings})
         self.streams: Any = H2Pool(self.network.shared, ADDRESS, pool_settings)  # type: ignore[arg-type]
         self.pool: Any = SidecarPool(self.streams, None)
         self.failures: list[ConnectError] = []

@@ -9,12 +9,12 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from meshproxy.proxy.express_outcome import Outcome
 from tests.proxy.express.rig import MixedRig, Rig, SidecarRig, TwoServersRig, answer, request
