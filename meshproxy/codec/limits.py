@@ -4,8 +4,6 @@ This is also where a document's `MeshConfig.spec.limits` gets these fields from 
 field is its documentation there, `Meta` its bounds, and `extra` says how its value is written.
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from msgspec import Meta, Struct

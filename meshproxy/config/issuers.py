@@ -3,8 +3,6 @@
 `schema` says how all of it reads together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 

@@ -4,8 +4,6 @@ back.
 Words of Flagger's `analysis` mean here what they mean there. Units are Flagger's, too: percent and milliseconds.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """`ModelRoute`: traffic split, mirroring, retries, timeouts, rate limits and fault injection of some models."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Literal
 

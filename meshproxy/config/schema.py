@@ -6,8 +6,6 @@ Everything is frozen, and nothing here is the form that a station works with: st
 snapshot.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct

@@ -1,7 +1,5 @@
 """`ModelServer`: discovery, load balancing, circuit breaking, outlier ejection and health checks of model servers."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from msgspec import Meta

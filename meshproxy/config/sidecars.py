@@ -1,7 +1,5 @@
 """`Sidecar`: where one sidecar listens, which model server is its own, and where its identity comes from."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from msgspec import Meta

@@ -1,18 +1,14 @@
 """`MeshConfig.spec.telemetry`: where spans go, and of which requests."""
 
-from __future__ import annotations
-
 import re
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from meshproxy.config import values
 from meshproxy.config.fields import Duration, Glob, Part, Ratio, one_of
 from meshproxy.config.values import shown
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _COLLECTOR = re.compile(r"https?://(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?(/[!-~]*)?")
 
