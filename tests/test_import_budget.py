@@ -81,7 +81,19 @@ def top(names: set[str]) -> set[str]:
 
 
 def test_the_sidecars_modules_load_none_of_the_tools() -> None:
-    modules = loaded("import meshproxy.sidecar.__main__")
+    modules = loaded("import meshproxy.sidecar.__main__, meshproxy.sidecar.start")
+    assert "uvloop" in modules
+    assert modules & (TOOLS | TOKENS | RESOLVER) == set()
+
+
+def test_neither_does_the_command_that_a_pod_runs(tmp_path: Path) -> None:
+    program = f"""
+import sys
+from meshproxy.__main__ import main
+sys.argv = ["meshproxy", "sidecar", "--config", {str(tmp_path)!r}]
+try: main()
+except SystemExit: pass"""
+    modules = loaded(program)
     assert "uvloop" in modules
     assert modules & (TOOLS | TOKENS | RESOLVER) == set()
 

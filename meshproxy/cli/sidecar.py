@@ -8,6 +8,7 @@ import sys
 import click
 
 from meshproxy.cli import _options
+from meshproxy.config.child_process import running
 
 
 @click.command(name="sidecar", short_help="Run a sidecar beside a model server or an application.")
@@ -30,4 +31,4 @@ def command(paths: tuple[str, ...], log_level: str) -> None:
     """
     # Replaces this process, so that the libraries of the command line do not stay in the sidecar's memory.
     os.environ["MESHPROXY_LOG_LEVEL"] = log_level
-    os.execv(sys.executable, [sys.executable, "-m", "meshproxy.sidecar", *paths])  # noqa: S606
+    os.execv(sys.executable, [*running("meshproxy.sidecar"), *paths])  # noqa: S606

@@ -2,17 +2,15 @@
 
 A sidecar runs this instead of calling `load` itself, so that parsing neither blocks its event loop nor stays in its
 memory. Run as `python -m meshproxy.config.child PATH...`; the output is one msgpack value, `Outcome`. With `--own`
-before the paths it is what a sidecar starts from (`load_own`).
+before the paths it is what a sidecar starts from (`load_own`). That is read in a fork where nothing else runs yet.
 """
-
-from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
 import msgspec
 
-from meshproxy.config.child_process import ChildFailed, Task, output_of
+from meshproxy.config.child_process import ChildFailed, Fork, Task, output_of
 from meshproxy.config.codes import Code
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.config.schema import Documents, Sidecar
@@ -44,30 +42,53 @@ async def load_in_child(paths: Sequence[str]) -> Documents:
 
 async def load_own_in_child(paths: Sequence[str]) -> Documents | Sidecar:
     """`load_own(paths)`. Raises as `load_in_child`."""
-    outcome = await _run([OWN, *paths])
+    return _own(await _run([OWN, *paths]))
+
+
+class OwnLoad:
+    """`load_own_in_child(paths)` where nothing else runs yet, begun now: in a fork of this process (`Fork`)."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._fork = Fork(TASK, lambda: written([OWN, *paths]))
+
+    def result(self) -> Documents | Sidecar:
+        """Wait for it. Raises as `load_own_in_child`."""
+        try:
+            return _own(_decode(self._fork.output(seconds=LOAD_SECONDS)))
+        except ChildFailed as error:
+            raise ConfigError((_failure(str(error)),)) from error
+
+
+async def _run(arguments: Sequence[str]) -> Outcome:
+    """Raises ConfigError if the child fails."""
+    try:
+        return _decode(await output_of(TASK, arguments, seconds=LOAD_SECONDS))
+    except ChildFailed as error:
+        raise ConfigError((_failure(str(error)),)) from error
+
+
+def _decode(output: bytes) -> Outcome:
+    """Raises ConfigError."""
+    try:
+        return msgspec.msgpack.decode(output, type=Outcome)
+    except msgspec.DecodeError as error:
+        raise ConfigError((_failure(f"the result of {TASK.process} is unreadable: {error}"),)) from error
+
+
+def _own(outcome: Outcome) -> Documents | Sidecar:
+    """Raises ConfigError."""
     found = outcome.documents or outcome.sidecar
     if found is None:
         raise ConfigError(outcome.problems)
     return found
 
 
-async def _run(arguments: Sequence[str]) -> Outcome:
-    """Raises ConfigError if the child fails."""
-    try:
-        output = await output_of(TASK, arguments, seconds=LOAD_SECONDS)
-        return msgspec.msgpack.decode(output, type=Outcome)
-    except ChildFailed as error:
-        raise ConfigError((_failure(str(error)),)) from error
-    except msgspec.DecodeError as error:
-        raise ConfigError((_failure(f"the result of {TASK.process} is unreadable: {error}"),)) from error
-
-
 def _failure(message: str) -> Problem:
     return Problem("", 0, "", "", message, Code.NOT_LOADED)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Load what the arguments name and write the `Outcome` to standard output."""
+def written(arguments: Sequence[str]) -> bytes:
+    """Load what the arguments name: the `Outcome`, encoded."""
     from meshproxy.config.load import load, load_own
 
     try:
@@ -75,7 +96,12 @@ def main(arguments: Sequence[str]) -> None:
         outcome = Outcome(None, sidecar=found) if isinstance(found, Sidecar) else Outcome(found)
     except ConfigError as error:
         outcome = Outcome(None, error.problems)
-    sys.stdout.buffer.write(msgspec.msgpack.encode(outcome))
+    return msgspec.msgpack.encode(outcome)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write the `Outcome` of what the arguments name to standard output."""
+    sys.stdout.buffer.write(written(arguments))
 
 
 if __name__ == "__main__":

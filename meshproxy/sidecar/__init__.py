@@ -4,3 +4,6 @@ is the link to a control plane: `enrollment` for the identity, `control_document
 `control_channel`. `tokens` and `key_refresher` keep the keys of issuers, `drain` is the graceful shutdown, `admin` the
 admin port. With several workers, `supervisor` starts and restarts them (`worker_process`), and `worker` has what both
 share."""
+
+WORKER = "--worker="
+"""How the arguments of a worker's process begin (`worker.WorkerSlot`)."""

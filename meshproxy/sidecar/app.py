@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.limits import Limits
-from meshproxy.config.child import load_own_in_child
 from meshproxy.config.schema import Documents
 from meshproxy.inference.call import Call, Verb
 from meshproxy.proxy.pipeline import Pipeline
@@ -54,6 +53,7 @@ from meshproxy.transport.reaper import Reaper
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from meshproxy.config import schema
     from meshproxy.config.rollouts import ModelRollout
     from meshproxy.identity.certificates import OwnIdentity
     from meshproxy.proxy.snapshot import Snapshot
@@ -515,15 +515,14 @@ class Sidecar:
         self.metrics.limits_exceeded.labels(direction, name).value += 1
 
 
-async def run_sidecar(paths: Sequence[str]) -> None:
-    """Load, build, run.
+async def run_sidecar(paths: Sequence[str], own: Documents | schema.Sidecar) -> None:
+    """Build and run what `load_own` has found in the files.
 
     Raises:
         ConfigError, CertificateError, OSError: it cannot start.
         WorkersFailed: a worker of several could not be kept alive, or did not end well.
     """
     source: DocumentSource = FileDocuments(paths)
-    own = await load_own_in_child(paths)
     documents, sidecar = (own, own.sidecar) if isinstance(own, Documents) else (None, own)
     link = None
     if (settings := sidecar.spec.control_plane) is not None:

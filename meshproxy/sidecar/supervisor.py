@@ -13,13 +13,13 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from meshproxy import __version__
 from meshproxy.codec.limits import Limits
+from meshproxy.config.child_process import running
 from meshproxy.sidecar.admin import ADMIN_CONNECTIONS, ADMIN_TIMES, Admin, NoListenerEvents
 from meshproxy.sidecar.merged_status import merge
 from meshproxy.sidecar.worker import (
@@ -69,14 +69,14 @@ class Supervisor:
         self,
         paths: Sequence[str],
         documents: Documents,
-        command: Sequence[str] = (sys.executable, "-m", "meshproxy.sidecar"),
+        command: Sequence[str] | None = None,
         link: ControlLink | None = None,
     ) -> None:
-        """Nothing is started yet. `command` starts a worker; its slot and `paths` are appended as arguments.
-        `link` to the control plane is for all of them."""
+        """Nothing is started yet. `command` starts a worker, None for ours; its slot and `paths` are appended as
+        arguments. `link` to the control plane is for all of them."""
         self._paths = list(paths)
         self._documents = documents
-        self._command = command
+        self._command = command or running("meshproxy.sidecar")
         self._link = link
         loop = self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()

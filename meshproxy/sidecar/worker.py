@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +17,11 @@ import msgspec
 
 from meshproxy.config.schema import Documents
 from meshproxy.identity.private_files import replace_file
+from meshproxy.sidecar import WORKER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-OPTION = "--worker="
 CONTROL_SOCKET = 0
 """The file descriptor of the worker's end."""
 REPORT_BYTES = 65_536
@@ -63,8 +62,7 @@ class Report(msgspec.Struct, frozen=True):
         return cls(admin, fingerprint, not unmet, tuple(unmet[:MOST_UNMET]), shown)
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSlot:
+class WorkerSlot(msgspec.Struct, frozen=True):
     """The place of one worker among the others; a restarted worker gets the slot of its predecessor.
 
     Attributes:
@@ -86,12 +84,12 @@ class WorkerSlot:
     def option(self) -> str:
         """The command line argument that assigns this slot to a process."""
         ports = f"{self.inbound_port}:{self.outbound_port}:{self.admin_port}"
-        return f"{OPTION}{self.number}:{ports}:{int(self.is_restart)}:{self.folder}"
+        return f"{WORKER}{self.number}:{ports}:{int(self.is_restart)}:{self.folder}"
 
     @classmethod
     def read(cls, option: str) -> WorkerSlot:
         """The inverse of `option()`. Raises ValueError for anything else."""
-        number, inbound, outbound, admin, is_restart, folder = option.removeprefix(OPTION).split(":", 5)
+        number, inbound, outbound, admin, is_restart, folder = option.removeprefix(WORKER).split(":", 5)
         return cls(int(number), int(inbound), int(outbound), int(admin), Path(folder), is_restart == "1")
 
 

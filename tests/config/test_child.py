@@ -12,8 +12,9 @@ import msgspec
 import pytest
 
 from meshproxy.config import child, child_process
-from meshproxy.config.child import Outcome, load_in_child, main
-from meshproxy.config.load import load
+from meshproxy.config.child import Outcome, OwnLoad, load_in_child, load_own_in_child, main
+from meshproxy.config.child_process import ChildFailed
+from meshproxy.config.load import load, load_own
 from meshproxy.config.problems import ConfigError
 
 GOOD = """\
@@ -45,12 +46,18 @@ def good(tmp_path: Path) -> Path:
     return path
 
 
-def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, flags: object = sys.flags) -> None:
+def python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, first: str = "", *, is_safe: bool = False
+) -> None:
     """Have another program answer in the child's place."""
     program = tmp_path / "python"
     program.write_text(f"#!{sys.executable} -S\n{code}\n")
     program.chmod(0o755)
-    monkeypatch.setattr(child_process, "sys", SimpleNamespace(executable=str(program), flags=flags))
+    monkeypatch.setattr(
+        child_process,
+        "sys",
+        SimpleNamespace(executable=str(program), path=[first], flags=SimpleNamespace(safe_path=is_safe)),
+    )
 
 
 async def message_of(path: Path) -> str:
@@ -88,7 +95,9 @@ async def test_a_child_that_fails_is_a_problem(good: Path, tmp_path: Path, monke
 async def test_a_child_that_cannot_be_started_is_a_problem(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child_process, "sys", SimpleNamespace(executable=str(tmp_path / "nowhere"), flags=sys.flags))
+    monkeypatch.setattr(
+        child_process, "sys", SimpleNamespace(executable=str(tmp_path / "nowhere"), path=[""], flags=sys.flags)
+    )
     assert (await message_of(good)).startswith("the process that loads the documents cannot be started: ")
 
 
@@ -133,14 +142,23 @@ async def test_whoever_is_cancelled_leaves_no_child_behind(
     assert process.returncode == -9
 
 
-@pytest.mark.parametrize(("is_safe", "options"), [(True, ["-P", "-m"]), (False, ["-m"])])
+@pytest.mark.parametrize(
+    ("first", "is_safe", "options"),
+    [
+        ("", False, ["-m"]),
+        (child_process._FOLDER, False, ["-m"]),
+        (child_process._FOLDER, True, ["-P", "-m"]),
+        ("/opt/meshproxy/bin", False, ["-P", "-m"]),
+    ],
+    ids=["-c", "-m", "PYTHONSAFEPATH", "meshproxy"],
+)
 async def test_the_child_looks_for_modules_where_we_do(
-    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_safe: bool, options: list[str]
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, is_safe: bool, options: list[str]
 ) -> None:
     """`python -m` would take a module of the working directory for one of ours."""
     seen = tmp_path / "seen"
     code = f"import sys; open({str(seen)!r}, 'w').write(' '.join(sys.argv[1:])); sys.exit(1)"
-    python(tmp_path, monkeypatch, code, SimpleNamespace(safe_path=is_safe))
+    python(tmp_path, monkeypatch, code, first, is_safe=is_safe)
     await message_of(good)
     assert seen.read_text().split() == [*options, "meshproxy.config.child", str(good)]
 
@@ -155,3 +173,44 @@ def test_the_child_writes_one_value(good: Path, monkeypatch: pytest.MonkeyPatch,
     outcome = msgspec.msgpack.decode(written.getvalue(), type=Outcome)
     assert (outcome.documents is not None) is is_good
     assert (outcome.problems == ()) is is_good
+
+
+class Ended:
+    """A fork that has ended: with this output, or this failure."""
+
+    def __init__(self, outcome: bytes | ChildFailed) -> None:
+        self._outcome = outcome
+
+    def output(self, *, seconds: float) -> bytes:
+        if isinstance(self._outcome, ChildFailed):
+            raise self._outcome
+        return self._outcome
+
+
+def test_a_fork_gives_what_a_child_gives(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`test_as_a_process` of the sidecar has a real one."""
+    monkeypatch.setattr(child, "Fork", lambda task, work: Ended(work()))
+    assert OwnLoad([str(good)]).result() == load_own([good]) == asyncio.run(load_own_in_child([str(good)]))
+    good.write_text("kind: Nothing\n")
+    with pytest.raises(ConfigError) as caught:
+        OwnLoad([str(good)]).result()
+    with pytest.raises(ConfigError) as ours:
+        load_own([good])
+    assert caught.value.problems == ours.value.problems
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (ChildFailed("the process that loads the documents exited with status 1"), "exited with status 1"),
+        (b"", "the result of the process that loads the documents is unreadable: "),
+    ],
+)
+def test_a_fork_that_fails_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch, outcome: bytes | ChildFailed, said: str
+) -> None:
+    monkeypatch.setattr(child, "Fork", lambda task, work: Ended(outcome))
+    with pytest.raises(ConfigError) as caught:
+        OwnLoad(["a.yaml"]).result()
+    (problem,) = caught.value.problems
+    assert said in problem.message

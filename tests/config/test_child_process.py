@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from meshproxy.config.child_process import ChildFailed, Task, output_of
+from meshproxy.config.child_process import ChildFailed, Fork, Task, output_of
 
 VERSION = Task("platform", "the process that tells the platform", "telling the platform")
 
@@ -24,3 +27,58 @@ async def test_arguments_are_passed_on() -> None:
 async def test_one_that_takes_too_long() -> None:
     with pytest.raises(ChildFailed, match="telling the platform took longer than 0 s"):
         await output_of(VERSION, seconds=0.0)
+
+
+FORK = """
+import os, signal, sys
+from meshproxy.config.child_process import ChildFailed, Fork, Task
+
+def large(): return bytes(range(256)) * 2_000
+def broken(): raise RuntimeError("broken work")
+def interrupted(): raise KeyboardInterrupt
+def leaving(): sys.exit(0)
+def ended(): os.kill(os.getpid(), signal.SIGTERM)
+def endless(): signal.pause()
+
+sys.stdout.write("once ")  # buffered
+fork = Fork(Task("work", "the process that works", "working"), {work})
+try:
+    sys.stdout.write(str(len(fork.output(seconds={seconds}))))
+except ChildFailed as error:
+    sys.stdout.write(str(error))
+try:
+    os.waitpid(-1, 0)
+except ChildProcessError:
+    sys.stdout.write("; nobody is left")
+"""
+
+
+@pytest.mark.parametrize(
+    ("work", "seconds", "said", "traced"),
+    [
+        ("large", 60, "512000", ""),
+        ("broken", 60, "the process that works exited with status 1", "RuntimeError: broken work"),
+        ("interrupted", 60, "the process that works exited with status 1", ""),
+        ("leaving", 60, "the process that works exited with status 1", "SystemExit: 0"),
+        ("ended", 60, "the process that works exited with status -15", ""),
+        ("endless", 0, "working took longer than 0 s", ""),
+    ],
+)
+def test_a_fork(work: str, seconds: float, said: str, traced: str) -> None:
+    """In a process of its own: there are threads here, and whatever else the tests have."""
+    program = FORK.format(work=work, seconds=seconds)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == f"once {said}; nobody is left"
+    assert done.stderr == "" if not traced else done.stderr.splitlines()[-1] == traced
+
+
+def test_a_fork_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", none_left)
+    before = {*Path("/proc/self/fd").iterdir()}
+    fork = Fork(VERSION, lambda: b"")
+    with pytest.raises(ChildFailed, match=r"the process that tells the platform cannot be started: \[Errno 11\]"):
+        fork.output(seconds=30.0)
+    assert {*Path("/proc/self/fd").iterdir()} == before

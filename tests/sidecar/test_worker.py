@@ -12,6 +12,7 @@ import pytest
 
 from meshproxy.config.load import load
 from meshproxy.config.schema import Documents
+from meshproxy.sidecar import WORKER
 from meshproxy.sidecar import worker as module
 from meshproxy.sidecar.worker import (
     MOST_UNMET,
@@ -42,7 +43,7 @@ def documents() -> Documents:
 )
 def test_a_slot_is_one_argument(slot: WorkerSlot) -> None:
     assert WorkerSlot.read(slot.option()) == slot
-    assert slot.option().startswith(module.OPTION)
+    assert slot.option().startswith(WORKER)
 
 
 def test_a_report_names_what_is_missing_up_to_a_bound() -> None:
