@@ -47,6 +47,7 @@ START = frames.PREFACE + frames.settings([]) + frames.SETTINGS_ACK
 GRPC = ((b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-encoding", b"gzip"))
 PREDICT = b"/tensorflow.serving.PredictionService/Predict"
 MULTI_INFERENCE = b"/tensorflow.serving.PredictionService/MultiInference"
+RELOAD = b"/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 SECRET = write_bytes(1, write_text(1, "secret"))
 
 
@@ -146,6 +147,8 @@ FLOODS: dict[str, Callable[[], Iterator[bytes]]] = {
     "tasks": tasks_one_by_one,
     "tasks together": tasks_together,
     "versions": last_bytes_together(PREDICT, write_bytes(1, write_text(1, "m") + write_bytes(2, b"\x08\1") * 3_500)),
+    "configurations": last_bytes_together(RELOAD, write_bytes(1, b"") * 8_000),
+    "lists of configurations": last_bytes_together(RELOAD, write_bytes(1, write_bytes(1, b"") * 8_000)),
     "requests": requests,
     "references": references,
     "windows": moving_windows,

@@ -256,7 +256,7 @@ class _Message:
         self._choice = choice
         self._size = size
         kind = choice.kind
-        self._scanner = FieldScanner(kind.tags, size, getattr(limits, kind.limit), kind.limit)
+        self._scanner = FieldScanner(kind.tags, size, getattr(limits, kind.limit), kind.limit, most=limits.models)
         self._finder = Finder(kind.tags)
         self._occurrences: list[tuple[int, bytes]] = []
         self._held = bytearray()

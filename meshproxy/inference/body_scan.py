@@ -23,7 +23,15 @@ import msgspec
 from meshproxy.codec.grpc import Deframer, MessagePart, Misframed
 from meshproxy.inference.call import Call, Chosen, ModelRef, Verb
 from meshproxy.inference.inflate import PIECE_BYTES, Inflater
-from meshproxy.inference.protobuf import FREE_FIELDS, FieldScanner, FieldWalker, holds_only_others, malformed
+from meshproxy.inference.protobuf import (
+    FREE_FIELDS,
+    OCCURRENCES,
+    FieldScanner,
+    FieldWalker,
+    fewer,
+    holds_only_others,
+    malformed,
+)
 from meshproxy.refusal import Reason, Refusal
 
 MESSAGE_BYTES = 0x7FFFFFFF
@@ -49,7 +57,7 @@ class ScanLimits(msgspec.Struct, frozen=True):
     """All that one message says about its models, held until it is complete: a model_spec has some 50 bytes."""
     config_bytes: int = 1_048_576
     """The same for a reload: a list of models with their paths."""
-    models: int = 1_024
+    models: int = OCCURRENCES
     """Sub-messages that name a model, in one call."""
     decided_models: int = 2_048
     """Models in all that one body is read as, one call after the other: each change is decided on as a whole. A
@@ -116,17 +124,6 @@ class BodyKind:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "first", FIELD_1 if self.tags == (FIELD_1,) else -1)
-
-
-def one_less(left: int) -> int:
-    """One more sub-message that names a model, of so many that are left.
-
-    Raises:
-        Refusal: SCAN_LIMIT (`ScanLimits.models`).
-    """
-    if not left:
-        raise Refusal(Reason.SCAN_LIMIT, "A call names too many models.", limit="models")
-    return left - 1
 
 
 def repeats(data: bytes, size: int, first: bytes, stop: int) -> bool:
@@ -337,8 +334,7 @@ class _Stream:
             if part.end:
                 self._message = None
                 self._models.update(dict.fromkeys(message.finish()))
-                if len(self._models) > self._limits.models:
-                    one_less(0)
+                fewer(self._limits.models, len(self._models))
                 is_named = True
         if end:
             if not self._deframer.is_idle:
@@ -408,7 +404,7 @@ class _Message:
         self._inflater = inflater
         limit: int = getattr(limits, kind.limit)
         size = part.size if inflater is None else MESSAGE_BYTES
-        self._scanner = FieldScanner(kind.tags, size, limit, kind.limit, walker)
+        self._scanner = FieldScanner(kind.tags, size, limit, kind.limit, walker, limits.models)
 
     def pieces(self, data: bytes) -> Iterable[bytes]:
         """What a part of the message is to be fed as."""

@@ -32,6 +32,8 @@ MESSAGE_FIELDS = 256
 """What another message costs in fields: to begin one takes 10 µs, and nobody who calls a unary method needs several."""
 REPEATED_FIELDS = 64
 """What a field of a `model_spec` that comes again costs in fields: it takes 5 µs, and no client writes one twice."""
+OCCURRENCES = 1_024
+"""Of the fields that name models, in one message."""
 FAST_FIELDS = 64
 """Fields that `holds_only_others` looks at."""
 
@@ -189,6 +191,17 @@ def _too_many() -> Refusal:
     )
 
 
+def fewer(left: int, named: int) -> int:
+    """So many fields that name a model have come, of so many that are left.
+
+    Raises:
+        Refusal: SCAN_LIMIT (`models`).
+    """
+    if named > left:
+        raise Refusal(Reason.SCAN_LIMIT, "A call names too many models.", limit="models")
+    return left - named
+
+
 def holds_only_others(data: bytes, position: int, stop: int) -> bool:
     """Whether from `position` to the end, `stop`, there are only whole length-delimited fields with numbers 2 to 15, at
     most 16 KiB each and `FAST_FIELDS` in all: what mostly follows a model_spec. False says nothing.
@@ -227,6 +240,7 @@ class FieldScanner:
         "_groups",
         "_held",
         "_held_tag",
+        "_left",
         "_limit",
         "_limit_name",
         "_need",
@@ -238,7 +252,13 @@ class FieldScanner:
     )
 
     def __init__(
-        self, tags: tuple[int, ...], size: int, limit: int, limit_name: str, walker: FieldWalker | None = None
+        self,
+        tags: tuple[int, ...],
+        size: int,
+        limit: int,
+        limit_name: str,
+        walker: FieldWalker | None = None,
+        most: int = OCCURRENCES,
     ) -> None:
         """
         Args:
@@ -246,12 +266,14 @@ class FieldScanner:
             size: bytes of the message, or the most it can have where that is not known yet.
             limit: bytes that all occurrences may have together: that much is held. `limit_name` is for the refusal.
             walker: of the body; None: the message is the only one.
+            most: occurrences.
         """
         self._tags = tags
         self._room = size
         self._limit = limit
         self._limit_name = limit_name
         self._seen = 0  # bytes of all occurrences so far
+        self._left = most
         self._walker = walker or FieldWalker()
         self._groups: list[int] = []
         self._skip = 0  # bytes to pass over
@@ -286,6 +308,7 @@ class FieldScanner:
         found: Found = []
         position, beyond, tag = self._walker.walk(data, position, self._tags, self._groups, 0, self._room, found)
         self._carry = data[position:]
+        self._left = fewer(self._left, len(found))
         for wanted, value in found:
             assert isinstance(value, bytes)
             self._seen += len(value)

@@ -20,9 +20,9 @@ from functools import partial
 from meshproxy.codec.grpc import PREFIX_BYTES
 from meshproxy.inference.answer_version import BehindOutputs, InFront, front_version, whole_version
 from meshproxy.inference.body_rewrite import Finder, MessageRewriter
-from meshproxy.inference.body_scan import FIELD_1, BodyKind, BodyScan, Replaced, ScanLimits, one_less
+from meshproxy.inference.body_scan import FIELD_1, BodyKind, BodyScan, Replaced, ScanLimits
 from meshproxy.inference.call import Call, Chosen, ModelRef, Verb
-from meshproxy.inference.protobuf import FieldWalker, Found, as_int64, malformed
+from meshproxy.inference.protobuf import FieldWalker, Found, as_int64, fewer, malformed
 from meshproxy.inference.surface import Comparison, ExampleCounter, Operation, Signals, Tolerance, VersionReader
 from meshproxy.inference.tfserving_version import write_number
 from meshproxy.inference.unary import read_text, write_bytes, write_varint
@@ -84,15 +84,13 @@ class ModelSpec:
 class NamedBySpec:
     """`model_spec` = 1, singular."""
 
-    __slots__ = ("_left", "_spec", "_walker")
+    __slots__ = ("_spec", "_walker")
 
     def __init__(self, limits: ScanLimits, walker: FieldWalker) -> None:
         self._spec = ModelSpec()
-        self._left = limits.models
         self._walker = walker
 
     def add(self, tag: int, value: bytes) -> None:
-        self._left = one_less(self._left)
         self._spec.merge(value, 1, self._walker)
 
     def models(self) -> tuple[ModelRef, ...]:
@@ -106,15 +104,13 @@ class NamedByTasks:
     """`tasks` = 1, repeated, each with `model_spec` = 1. The server runs all of them on the version of the first and
     compares only their names (servables/tensorflow/multi_inference.cc): each is named as it is."""
 
-    __slots__ = ("_left", "_refs", "_walker")
+    __slots__ = ("_refs", "_walker")
 
     def __init__(self, limits: ScanLimits, walker: FieldWalker) -> None:
         self._refs: dict[ModelRef, None] = {}
-        self._left = limits.models
         self._walker = walker
 
     def add(self, tag: int, value: bytes) -> None:
-        self._left = one_less(self._left)
         spec = ModelSpec()
         for _, part in self._walker.read(value, (FIELD_1,), 1):
             assert isinstance(part, bytes)
@@ -150,7 +146,7 @@ class NamedByConfig:
                 continue
             for _, config in self._walker.read(choice, (FIELD_1,), 2):
                 assert isinstance(config, bytes)
-                self._left = one_less(self._left)
+                self._left = fewer(self._left, 1)
                 name = ""
                 for _, text in self._walker.read(config, (_NAME,), 3):
                     assert isinstance(text, bytes)

@@ -7,7 +7,15 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshproxy.inference.protobuf import DEPTH, FIELDS, FieldScanner, FieldWalker, as_int64, holds_only_others
+from meshproxy.inference.protobuf import (
+    DEPTH,
+    FIELDS,
+    OCCURRENCES,
+    FieldScanner,
+    FieldWalker,
+    as_int64,
+    holds_only_others,
+)
 from meshproxy.inference.unary import write_bytes as length
 from meshproxy.inference.unary import write_varint as varint
 from meshproxy.refusal import Reason, Refusal
@@ -139,6 +147,14 @@ def test_holds_no_more_than_the_limit(step: int) -> None:
     assert scan(length(1, bytes(600)) + length(1, bytes(400)), step) == [bytes(600), bytes(400)]
     refused = refusal(length(1, bytes(600)) + length(1, bytes(401)), step)
     assert (refused.reason, refused.limit) == (Reason.SCAN_LIMIT, "spec_bytes")
+
+
+@pytest.mark.parametrize("step", [1, 3, 1 << 20])
+def test_takes_no_more_occurrences_than_the_limit(step: int) -> None:
+    """Empty ones among them: each takes as long as one that names a model."""
+    assert scan(length(1, b"") * OCCURRENCES, step) == [b""] * OCCURRENCES
+    refused = refusal(length(1, b"") * (OCCURRENCES + 1), step)
+    assert (refused.reason, refused.limit) == (Reason.SCAN_LIMIT, "models")
 
 
 def test_refuses_at_the_length_and_not_when_it_has_come() -> None:
