@@ -28,9 +28,9 @@ from meshproxy.inference.protobuf import (
     OCCURRENCES,
     FieldScanner,
     FieldWalker,
-    fewer,
     holds_only_others,
     malformed,
+    too_many_models,
 )
 from meshproxy.refusal import Reason, Refusal
 
@@ -334,7 +334,8 @@ class _Stream:
             if part.end:
                 self._message = None
                 self._models.update(dict.fromkeys(message.finish()))
-                fewer(self._limits.models, len(self._models))
+                if len(self._models) > self._limits.models:
+                    raise too_many_models()
                 is_named = True
         if end:
             if not self._deframer.is_idle:

@@ -16,7 +16,7 @@ groups are skipped; what was skipped by its length is not looked into.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Collection, Container
 
 from meshproxy.refusal import Reason, Refusal
 
@@ -31,7 +31,7 @@ exceed."""
 MESSAGE_FIELDS = 256
 """What another message costs in fields: to begin one takes 10 µs, and nobody who calls a unary method needs several."""
 REPEATED_FIELDS = 64
-"""What a field of a `model_spec` that comes again costs in fields: it takes 5 µs, and no client writes one twice."""
+"""What a singular field that comes again costs in fields: it takes 5 µs, and no client writes one twice."""
 OCCURRENCES = 1_024
 """Of the fields that name models, in one message."""
 FAST_FIELDS = 64
@@ -49,6 +49,18 @@ Found = list[tuple[int, bytes | int]]
 
 def malformed(why: str) -> Refusal:
     return Refusal(Reason.MALFORMED_MESSAGE, f"Malformed message: {why}.")
+
+
+def _too_many() -> Refusal:
+    return Refusal(
+        Reason.SCAN_LIMIT,
+        f"The messages of a request have too many fields: {FIELDS} at most, and {FREE_FIELDS} more than bytes.",
+        limit="fields",
+    )
+
+
+def too_many_models() -> Refusal:
+    return Refusal(Reason.SCAN_LIMIT, "A call names too many models.", limit="models")
 
 
 class FieldWalker:
@@ -78,18 +90,17 @@ class FieldWalker:
         if self._left < 0:
             raise _too_many()
 
-    def repeat(self, count: int) -> None:
-        """So many fields of a `model_spec` are not the first ones of their kind.
-
-        Raises:
-            Refusal: SCAN_LIMIT (`FIELDS`).
-        """
-        self._left -= REPEATED_FIELDS * count
-        if self._left < 0:
-            raise _too_many()
-
     def walk(
-        self, data: bytes, position: int, wanted: Container[int], groups: list[int], depth: int, room: int, found: Found
+        self,
+        data: bytes,
+        position: int,
+        wanted: Container[int],
+        groups: list[int],
+        depth: int,
+        room: int,
+        found: Found,
+        most: int = FIELDS,
+        too_many: Callable[[], Refusal] = _too_many,
     ) -> tuple[int, int, int]:
         """Walks from `position`, which is at a tag, to the end of `data`.
 
@@ -99,13 +110,14 @@ class FieldWalker:
             depth: how many messages this one is nested in.
             room: bytes of the message that `data` does not hold yet.
             found: a wanted field that `data` does not hold whole is collected as far as it goes.
+            most: fields that it may have then; `too_many` is what more of them mean.
 
         Returns:
             `(position, beyond, tag)`: `position` is the end of `data`, or where a tag with its length or varint
             begins that `data` cuts short; `beyond` is how many bytes the last field reaches past `data`, `tag` its tag.
 
         Raises:
-            Refusal: MALFORMED_MESSAGE, or SCAN_LIMIT (`FIELDS`).
+            Refusal: MALFORMED_MESSAGE, or SCAN_LIMIT (`FIELDS`, `most`).
         """
         stop = len(data)
         left = self._left
@@ -134,6 +146,8 @@ class FieldWalker:
                 if end > stop + room:
                     raise malformed("a field is longer than its message")
                 if tag in wanted and not groups:
+                    if len(found) >= most:
+                        raise too_many()
                     found.append((tag, data[position:end]))
                 position = end
             elif wire == VARINT:
@@ -169,37 +183,28 @@ class FieldWalker:
         self._left = left
         return stop, 0, 0
 
-    def read(self, data: bytes, wanted: Container[int], depth: int) -> Found:
-        """The wanted fields of a whole message that is nested `depth` messages deep.
+    def read(self, data: bytes, wanted: Container[int], depth: int, most: int = FIELDS) -> Found:
+        """The wanted fields, `most` of them, of a whole message that is nested `depth` messages deep.
 
         Raises:
-            Refusal: MALFORMED_MESSAGE, or SCAN_LIMIT (`FIELDS`).
+            Refusal: MALFORMED_MESSAGE, or SCAN_LIMIT (`FIELDS`, `most`).
         """
         found: Found = []
         groups: list[int] = []
-        position, _, _ = self.walk(data, 0, wanted, groups, depth, 0, found)
+        position, _, _ = self.walk(data, 0, wanted, groups, depth, 0, found, most)
         if position < len(data) or groups:
             raise malformed("it is cut short")
         return found
 
-
-def _too_many() -> Refusal:
-    return Refusal(
-        Reason.SCAN_LIMIT,
-        f"The messages of a request have too many fields: {FIELDS} at most, and {FREE_FIELDS} more than bytes.",
-        limit="fields",
-    )
-
-
-def fewer(left: int, named: int) -> int:
-    """So many fields that name a model have come, of so many that are left.
-
-    Raises:
-        Refusal: SCAN_LIMIT (`models`).
-    """
-    if named > left:
-        raise Refusal(Reason.SCAN_LIMIT, "A call names too many models.", limit="models")
-    return left - named
+    def read_singular(self, data: bytes, wanted: Collection[int], depth: int) -> Found:
+        """As `read`, of fields that should come once: what comes again counts for `REPEATED_FIELDS`."""
+        found = self.read(data, wanted, depth, len(wanted) + self._left // REPEATED_FIELDS)
+        again = len(found) - len(wanted)
+        if again > 0:
+            self._left -= REPEATED_FIELDS * again
+            if self._left < 0:
+                raise _too_many()
+        return found
 
 
 def holds_only_others(data: bytes, position: int, stop: int) -> bool:
@@ -306,9 +311,11 @@ class FieldScanner:
         elif self._carry:
             data = self._carry + data
         found: Found = []
-        position, beyond, tag = self._walker.walk(data, position, self._tags, self._groups, 0, self._room, found)
+        position, beyond, tag = self._walker.walk(
+            data, position, self._tags, self._groups, 0, self._room, found, self._left, too_many_models
+        )
         self._carry = data[position:]
-        self._left = fewer(self._left, len(found))
+        self._left -= len(found)
         for wanted, value in found:
             assert isinstance(value, bytes)
             self._seen += len(value)

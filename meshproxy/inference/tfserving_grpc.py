@@ -22,7 +22,7 @@ from meshproxy.inference.answer_version import BehindOutputs, InFront, front_ver
 from meshproxy.inference.body_rewrite import Finder, MessageRewriter
 from meshproxy.inference.body_scan import FIELD_1, BodyKind, BodyScan, Replaced, ScanLimits
 from meshproxy.inference.call import Call, Chosen, ModelRef, Verb
-from meshproxy.inference.protobuf import FieldWalker, Found, as_int64, fewer, malformed
+from meshproxy.inference.protobuf import FieldWalker, Found, as_int64, malformed, too_many_models
 from meshproxy.inference.surface import Comparison, ExampleCounter, Operation, Signals, Tolerance, VersionReader
 from meshproxy.inference.tfserving_version import write_number
 from meshproxy.inference.unary import read_text, write_bytes, write_varint
@@ -56,10 +56,7 @@ class ModelSpec:
         Raises:
             Refusal: MALFORMED_MESSAGE, or SCAN_LIMIT.
         """
-        found = walker.read(data, _SPEC, depth)
-        if len(found) > len(_SPEC):
-            walker.repeat(len(found) - len(_SPEC))
-        for tag, value in found:
+        for tag, value in walker.read_singular(data, _SPEC, depth):
             assert isinstance(value, bytes)
             if tag == _NAME:
                 self.name = read_text(value, "the model name")
@@ -112,7 +109,7 @@ class NamedByTasks:
 
     def add(self, tag: int, value: bytes) -> None:
         spec = ModelSpec()
-        for _, part in self._walker.read(value, (FIELD_1,), 1):
+        for _, part in self._walker.read_singular(value, (FIELD_1,), 1):
             assert isinstance(part, bytes)
             spec.merge(part, 2, self._walker)
         if not spec.name:
@@ -138,7 +135,7 @@ class NamedByConfig:
         self._walker = walker
 
     def add(self, tag: int, value: bytes) -> None:
-        for member, choice in self._walker.read(value, (FIELD_1, _FIELD_2), 1):
+        for member, choice in self._walker.read_singular(value, (FIELD_1, _FIELD_2), 1):
             assert isinstance(choice, bytes)
             if member == _FIELD_2:
                 self._walker.read(choice, (), 2)
@@ -146,9 +143,11 @@ class NamedByConfig:
                 continue
             for _, config in self._walker.read(choice, (FIELD_1,), 2):
                 assert isinstance(config, bytes)
-                self._left = fewer(self._left, 1)
+                self._left -= 1
+                if self._left < 0:
+                    raise too_many_models()
                 name = ""
-                for _, text in self._walker.read(config, (_NAME,), 3):
+                for _, text in self._walker.read_singular(config, (_NAME,), 3):
                     assert isinstance(text, bytes)
                     name = read_text(text, "the model name")
                 if not name:

@@ -11,6 +11,7 @@ from meshproxy.inference.protobuf import (
     DEPTH,
     FIELDS,
     OCCURRENCES,
+    REPEATED_FIELDS,
     FieldScanner,
     FieldWalker,
     as_int64,
@@ -169,6 +170,21 @@ def test_takes_no_more_fields_than_the_limit(step: int) -> None:
     assert scan(b"\x18\x00" * FIELDS, step) == []
     refused = refusal(b"\x18\x00" * (FIELDS + 1), step)
     assert (refused.reason, refused.limit) == (Reason.SCAN_LIMIT, "fields")
+
+
+@pytest.mark.parametrize("wanted", [(SPEC,), (SPEC, 0x12)])
+def test_fields_that_should_come_once_cost_more_where_they_come_again(wanted: tuple[int, ...]) -> None:
+    walker = FieldWalker()
+    once, twice = (length(1, b"") * (len(wanted) + more) for more in (0, 1))
+    for _ in range(FIELDS // len(wanted)):
+        assert len(walker.read_singular(once, wanted, 1)) == len(wanted)
+    walker = FieldWalker()
+    for _ in range(FIELDS // (len(wanted) + 1 + REPEATED_FIELDS)):
+        assert len(walker.read_singular(twice, wanted, 1)) == len(wanted) + 1
+    for reader, data in ((walker, twice), (FieldWalker(), length(1, b"") * (FIELDS // 2))):
+        with pytest.raises(Refusal) as refused:
+            reader.read_singular(data, wanted, 1)
+        assert (refused.value.reason, refused.value.limit) == (Reason.SCAN_LIMIT, "fields")
 
 
 def test_fields_are_counted_over_all_messages_of_a_walker() -> None:
