@@ -295,6 +295,10 @@ class Attempt:
         """A piece of the answer's body came."""
         try:  # as `guarded`
             state = self.state
+            if not data and not end and state in _HEAD_ONLY:
+                if self.upstream is not None:
+                    self.upstream.credit(flow)  # of padding
+                return
             if state is DEFERRED:
                 self.state = ANSWERING
                 head, self._head = self._head, None
@@ -456,5 +460,6 @@ def _is_busy(headers: Headers) -> bool:
 
 
 _SILENT = (AWAITING, DEFERRED, HEADED)
+_HEAD_ONLY = (DEFERRED, HEADED)
 _UNFINISHED = (ANSWERING, DEFERRED, HEADED)
 _BUSY = tuple(reason.label.encode() for reason in (Reason.OVERLOADED, Reason.DEADLINE_EXCEEDED))

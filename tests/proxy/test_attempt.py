@@ -88,7 +88,7 @@ class Alone:
             _, status, *end = event.split()
             attempt.head_received(head(int(status), end=bool(end)))
         elif event.startswith("data"):
-            attempt.data_received(b"abc", 3, event == "data end")
+            attempt.data_received(b"" if event == "data empty" else b"abc", 3, event == "data end")
         elif event.startswith("trailers"):
             value = event.partition(" ")[2].encode()
             attempt.trailers_received(((b"grpc-status", value),) if value else ())
@@ -164,6 +164,7 @@ GRPC_TABLE: list[tuple[State, str, State, list[str], list[str]]] = [
     (AWAITING, "head 503", ANSWERING, ["answered"], ["gateway-error"]),
     (DEFERRED, "head 200", DEFERRED, [], []),
     (DEFERRED, "data", ANSWERING, ["answered"], []),
+    (DEFERRED, "data empty", DEFERRED, [], []),
     (DEFERRED, "data end", WHOLE, ["answered"], ["error"]),
     (DEFERRED, "trailers 0", WHOLE, ["answered"], ["succeeded"]),
     (DEFERRED, "trailers 5", WHOLE, ["answered"], ["succeeded"]),
@@ -175,6 +176,7 @@ GRPC_TABLE: list[tuple[State, str, State, list[str], list[str]]] = [
     (DEFERRED, "drained", DEFERRED, ["drained"], []),
     (HEADED, "head 200", HEADED, [], []),
     (HEADED, "data", ANSWERING, [], []),
+    (HEADED, "data empty", HEADED, [], []),
     (HEADED, "data end", WHOLE, [], ["error"]),
     (HEADED, "trailers 0", WHOLE, [], ["succeeded"]),
     (HEADED, "trailers 5", WHOLE, [], ["succeeded"]),
@@ -531,7 +533,7 @@ class TestMistakes:
 EVENTS = st.sampled_from(
     [
         *("head 100", "head 103", "head 200", "head 200 end", "head 503", "head 503 end"),
-        *("data", "data end", "trailers", "trailers 0", "trailers 14"),
+        *("data", "data empty", "data end", "trailers", "trailers 0", "trailers 14"),
         *("reset", "time_out", "deadline_passed", "cancel", "drained", "resume"),
         *("given", "full", "unwanted", "later"),
     ]
