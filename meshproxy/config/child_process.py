@@ -80,24 +80,32 @@ class Fork:
         """Begin with `work`, whose result `output` gives."""
         self._task = task
         self._problem: OSError | None = None
-        self._pipe, other_end = os.pipe()
+        if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # inherited: there would be no exit status
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        ends: tuple[int, ...] = ()
         try:
+            self._pipe, other_end = ends = os.pipe()
             self._process = os.fork()
         except OSError as error:
             self._problem = error
-        else:
-            if self._process == 0:
-                _write_and_exit(work, other_end)
+            for end in ends:
+                os.close(end)
+            return
+        if self._process == 0:
+            os.close(self._pipe)  # or it would not be told that its parent is gone
+            _write_and_exit(work, other_end)
         os.close(other_end)
 
     def output(self, *, seconds: float) -> bytes:
         """Wait until it has ended, as `output_of` does; once. Raises ChildFailed."""
+        if self._problem is not None:
+            raise ChildFailed(f"{self._task.process} cannot be started: {self._problem}")
+        output = bytearray()
+        end = time.monotonic() + seconds
+        waiting = select.poll()
+        waiting.register(self._pipe, select.POLLIN)
         with os.fdopen(self._pipe, "rb", buffering=0) as pipe:
-            if self._problem is not None:
-                raise ChildFailed(f"{self._task.process} cannot be started: {self._problem}")
-            output = bytearray()
-            end = time.monotonic() + seconds
-            while select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0]:
+            while waiting.poll(max(0.0, end - time.monotonic()) * 1e3):
                 part = pipe.read(_PART)
                 output += part
                 if not part:

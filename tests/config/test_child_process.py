@@ -72,6 +72,31 @@ def test_a_fork(work: str, seconds: float, said: str, traced: str) -> None:
     assert done.stderr == "" if not traced else done.stderr.splitlines()[-1] == traced
 
 
+def test_a_fork_whose_parent_has_died_ends() -> None:
+    """It has more to say than the pipe holds, and the output of both ends only when both are gone."""
+    program = """
+import os, time
+from meshproxy.config.child_process import Fork, Task
+begun, go = os.pipe()
+def large():
+    os.close(go)
+    os.read(begun, 1)  # until its parent is gone
+    return bytes(1_000_000)
+Fork(Task("work", "the process that works", "working"), large)
+print("begun", flush=True)
+os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("begun\n", "")
+
+
+def test_a_fork_where_the_end_of_children_is_ignored() -> None:
+    """As a shell hands it on: `trap '' CHLD`."""
+    program = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n" + FORK.format(work="large", seconds=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("once 512000; nobody is left", "")
+
+
 def test_a_fork_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left() -> int:
         raise BlockingIOError(11, "Resource temporarily unavailable")
