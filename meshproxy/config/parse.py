@@ -42,6 +42,7 @@ SERVER_METADATA = frozenset(
 """Fields of `metadata` that the API server of Kubernetes writes (ObjectMeta of `meta/v1`). They are ignored."""
 
 
+_KINDS = {kind.__name__: kind for kind in schema.KINDS}
 GROUP = "meshproxy.dev/"
 """The beginning of every `apiVersion` of ours."""
 
@@ -136,7 +137,7 @@ class _Text:
         self._label = f"{kind}/{name}" if kind and name else kind or where
         document = _document(_without_status(node), self._origin.folder, self._note)
         self._settle()
-        if kind in _kinds() and name:
+        if kind in _KINDS and name:
             origin = self._origin
             self._parsed.placed.append(Placed(kind, name, origin.file, node, document, is_local=origin.is_local))
 
@@ -182,7 +183,7 @@ def _other(node: Node) -> tuple[str, str, str] | None:
     version, kind = (found.value if (found := document.get(name)) else None for name in ("apiVersion", "kind"))
     if not isinstance(version, str) or not isinstance(kind, str) or version.startswith(GROUP):
         return None
-    if kind in _kinds() and not is_of_another_mesh(version, kind):
+    if kind in _KINDS and not is_of_another_mesh(version, kind):
         return None
     metadata = document.get("metadata")
     name = metadata.value.get("name") if metadata is not None and isinstance(metadata.value, dict) else None
@@ -212,13 +213,13 @@ def _document(node: Node, folder: Path, report: Report) -> Any:
         if not is_ours:
             return None  # A document of another application: every field would be reported as unknown.
     if kind is None:
-        report(node.line, "kind", f"is missing: expected one of {', '.join(_kinds())}", Code.UNKNOWN_DOCUMENT)
-    elif isinstance(kind.value, str) and kind.value in _kinds():
-        document = convert(node, _kinds()[kind.value], folder, report)
+        report(node.line, "kind", f"is missing: expected one of {', '.join(_KINDS)}", Code.UNKNOWN_DOCUMENT)
+    elif isinstance(kind.value, str) and kind.value in _KINDS:
+        document = convert(node, _described(kind.value), folder, report)
         return None if document is BROKEN or version is None or version.value != API_VERSION else document
     elif kind.value is not BROKEN:
-        hint = of_kind(kind.value) or closest(kind.value, list(_kinds())) if isinstance(kind.value, str) else ""
-        message = f"{shown(kind.value)} is not a kind: expected one of {', '.join(_kinds())}{hint}"
+        hint = of_kind(kind.value) or closest(kind.value, list(_KINDS)) if isinstance(kind.value, str) else ""
+        message = f"{shown(kind.value)} is not a kind: expected one of {', '.join(_KINDS)}{hint}"
         report(kind.line, "kind", message, Code.UNKNOWN_DOCUMENT)
     return None
 
@@ -234,7 +235,7 @@ def _is_list(node: Node) -> bool:
     if kind is None or version is None or not isinstance(kind.value, str):
         return False
     return (kind.value == "List" and version.value == "v1") or (
-        kind.value.removesuffix("List") in _kinds() and kind.value.endswith("List") and version.value == API_VERSION
+        kind.value.removesuffix("List") in _KINDS and kind.value.endswith("List") and version.value == API_VERSION
     )
 
 
@@ -299,7 +300,7 @@ def _kind_and_name(node: Node) -> tuple[str, str]:
     except ValueError:
         readable = ""
     named = kind.value if kind is not None else None
-    return named if isinstance(named, str) and named in _kinds() else "", readable
+    return named if isinstance(named, str) and named in _KINDS else "", readable
 
 
 def _is_key_set(node: Node) -> bool:
@@ -319,7 +320,8 @@ def _is_expectations(node: Node) -> bool:
 
 
 @cache
-def _kinds() -> dict[str, inspect.StructType]:
-    """Every kind by name, as msgspec describes it."""
-    described = inspect.multi_type_info(schema.KINDS)
-    return {kind.__name__: info for kind, info in zip(schema.KINDS, described, strict=True)}  # type: ignore[misc]
+def _described(kind: str) -> inspect.StructType:
+    """A kind as msgspec describes it."""
+    described = inspect.type_info(_KINDS[kind])
+    assert isinstance(described, inspect.StructType)
+    return described

@@ -16,31 +16,29 @@ from meshproxy.codec.headers import FRAMING
 if TYPE_CHECKING:
     from pathlib import Path
 
+# `re` compiles these when the first document needs them: a sidecar imports this, and reads none itself.
 _NUMBER = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)"
-_DURATION = re.compile(rf"(?=.)(?:{_NUMBER}h)?(?:{_NUMBER}m(?!s))?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?")
+_DURATION = rf"(?=.)(?:{_NUMBER}h)?(?:{_NUMBER}m(?!s))?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?"
 _DURATION_UNITS = (3600.0, 60.0, 1.0, 0.001)
-_SIZE = re.compile(r"([0-9]{1,15})(?:([KMG])i(?:B)?)?")
+_SIZE = r"([0-9]{1,15})(?:([KMG])i(?:B)?)?"
 _SIZE_UNITS = {None: 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_DNS_NAME = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
-_LABEL = re.compile(_DNS_LABEL)
-_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+_DNS_NAME = rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*"
+_HOST_NAME = r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?"
 """RFC 1123, and underscores: Compose services are named like `tf_serving`, and resolvers look such names up."""
-_ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?")
-_LOOKED_UP = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
-_HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,256}")
-_COOKIE_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")
-_COOKIE_PATH = re.compile(r"/[\x21-\x3a\x3c-\x7e]{0,1023}")
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,255}")
-_WHOLE_VERSION = re.compile(r"0|[1-9][0-9]{0,18}")
-_TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
-_SPIFFE_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
-_LINKERD_IDENTITY = re.compile(
-    r"(?P<account>[a-z0-9.-]+)\.(?P<namespace>[a-z0-9-]+)\.serviceaccount\.identity\.[a-z0-9.-]+"
-)
-_ROLE_ARN = re.compile(r"arn:aws[a-z-]{0,20}:iam::(?:[0-9]{12}|[a-z][a-z0-9.-]{0,62}):role/[A-Za-z0-9_+=,.@/-]{1,576}")
-_URL = re.compile(r"(https?)://([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?(/[\x21-\x7e]*)?")
-_LOAD_BALANCER = re.compile(
+_ENDS_IN_NUMBER = r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?"
+_LOOKED_UP = r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?"
+_HEADER_NAME = r"[a-z0-9!#$%&'*+.^_`|~-]{1,256}"
+_COOKIE_NAME = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}"
+_COOKIE_PATH = r"/[\x21-\x3a\x3c-\x7e]{0,1023}"
+_VERSION = r"[A-Za-z0-9][A-Za-z0-9._~-]{0,255}"
+_WHOLE_VERSION = r"0|[1-9][0-9]{0,18}"
+_TRUST_DOMAIN = r"[a-z0-9._-]{1,255}"
+_SPIFFE_SEGMENT = r"[A-Za-z0-9._-]+"
+_LINKERD_IDENTITY = r"(?P<account>[a-z0-9.-]+)\.(?P<namespace>[a-z0-9-]+)\.serviceaccount\.identity\.[a-z0-9.-]+"
+_ROLE_ARN = r"arn:aws[a-z-]{0,20}:iam::(?:[0-9]{12}|[a-z][a-z0-9.-]{0,62}):role/[A-Za-z0-9_+=,.@/-]{1,576}"
+_URL = r"(https?)://([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?(/[\x21-\x7e]*)?"
+_LOAD_BALANCER = (
     r"arn:(?:aws|aws-cn|aws-us-gov):elasticloadbalancing:[a-z]{2}(?:-[a-z]{2,12}){1,3}-[0-9]{1,2}"
     r":[0-9]{12}:loadbalancer/app/[A-Za-z0-9-]{1,32}/[0-9a-f]{16}"
 )
@@ -100,7 +98,7 @@ def read_lifetime(value: object) -> float:
 def _read_seconds(value: object, most: int, called: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         seconds = float(value)
-    elif isinstance(value, str) and (match := _DURATION.fullmatch(value)):
+    elif isinstance(value, str) and (match := re.fullmatch(_DURATION, value)):
         seconds = sum([float(part or 0) * unit for part, unit in zip(match.groups(), _DURATION_UNITS, strict=True)])
     else:
         raise ValueError(
@@ -115,7 +113,7 @@ def read_size(value: object) -> int:
     """Bytes. A whole number, or one with `KiB`, `MiB` or `GiB` (the `B` may be left out, as Kubernetes does)."""
     if isinstance(value, int) and not isinstance(value, bool):
         size = value
-    elif isinstance(value, str) and (match := _SIZE.fullmatch(value)):
+    elif isinstance(value, str) and (match := re.fullmatch(_SIZE, value)):
         size = int(match[1]) * _SIZE_UNITS[match[2]]
     else:
         raise ValueError(f'expected a size such as 65536, "64KiB" or "4MiB", got {shown(value)}')
@@ -183,7 +181,7 @@ def _read_whole(value: object, least: int, most: int) -> int:
 
 def read_host_name(value: object) -> str:
     """A host name in lower case, without the dot that may end it."""
-    if isinstance(value, str) and len(value) <= 253 and _HOST_NAME.fullmatch(value):
+    if isinstance(value, str) and len(value) <= 253 and re.fullmatch(_HOST_NAME, value):
         return value.lower().removesuffix(".")
     raise ValueError(f"expected a host name, got {shown(value)}")
 
@@ -191,19 +189,19 @@ def read_host_name(value: object) -> str:
 def ends_in_number(host: str) -> bool:
     """Whether a resolver may read a host name as an IPv4 address, such as `127.1` or `0x7f000001`, and another one not
     (WHATWG URL section 3.5)."""
-    return _ENDS_IN_NUMBER.fullmatch(host) is not None
+    return re.fullmatch(_ENDS_IN_NUMBER, host) is not None
 
 
 def read_dns_name(value: object) -> str:
     """A name to look up, in lower case. The dot that ends it stays: it says that the name is whole."""
-    if isinstance(value, str) and len(value) <= 254 and _LOOKED_UP.fullmatch(value):
+    if isinstance(value, str) and len(value) <= 254 and re.fullmatch(_LOOKED_UP, value):
         return value.lower()
     raise ValueError(f"expected a DNS name, got {shown(value)}")
 
 
 def read_header_name(value: object) -> str:
     """The name of a request header, in lower case."""
-    if isinstance(value, str) and _HEADER_NAME.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(_HEADER_NAME, value):
         return value
     raise ValueError(f"expected a header name in lower case, got {shown(value)}")
 
@@ -221,14 +219,14 @@ def read_condition_header(value: object) -> str:
 
 def read_cookie_name(value: object) -> str:
     """The name of a cookie (RFC 6265 section 4.1.1: a token)."""
-    if isinstance(value, str) and _COOKIE_NAME.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(_COOKIE_NAME, value):
         return value
     raise ValueError(f"expected the name of a cookie, got {shown(value)}")
 
 
 def read_cookie_path(value: object) -> str:
     """The `Path` of a cookie."""
-    if isinstance(value, str) and _COOKIE_PATH.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(_COOKIE_PATH, value):
         return value
     raise ValueError(f'expected a path that begins with "/", without ";" and white space, got {shown(value)}')
 
@@ -246,7 +244,7 @@ def read_version(value: object) -> str:
         return value
     if isinstance(value, float):
         raise ValueError(f"expected a whole number or text, got {shown(value)}: write text in quotes")
-    if not isinstance(value, str) or not _VERSION.fullmatch(value):
+    if not isinstance(value, str) or not re.fullmatch(_VERSION, value):
         raise ValueError(
             f'expected a version, such as 3 or "2024-06-rc1" (letters, digits and . _ ~ -), got {shown(value)}'
         )
@@ -257,7 +255,7 @@ def read_version(value: object) -> str:
 
 def is_whole_version(version: str) -> bool:
     """It is a whole number that TensorFlow Serving can have as a version, in its one form."""
-    return _WHOLE_VERSION.fullmatch(version) is not None and int(version) < 1 << 63
+    return re.fullmatch(_WHOLE_VERSION, version) is not None and int(version) < 1 << 63
 
 
 def read_listen_address(value: object) -> Address:
@@ -298,7 +296,7 @@ def _read_address(value: object) -> Address:
             return Address(str(ipaddress.IPv4Address(host)), int(port))
         except ValueError:
             raise ValueError(f"{shown(host)} is not an IPv4 address, in {shown(value)}") from None
-    if not _HOST_NAME.fullmatch(host) or len(host) > 253:
+    if not re.fullmatch(_HOST_NAME, host) or len(host) > 253:
         raise ValueError(expected)
     if ends_in_number(host):
         raise ValueError(f"{shown(host)} ends in a number: write the IPv4 address or a host name, in {shown(value)}")
@@ -307,21 +305,21 @@ def _read_address(value: object) -> Address:
 
 def read_name(value: object) -> str:
     """A name as Kubernetes takes it for objects: an RFC 1123 subdomain of at most 253 characters."""
-    if isinstance(value, str) and len(value) <= 253 and _DNS_NAME.fullmatch(value):
+    if isinstance(value, str) and len(value) <= 253 and re.fullmatch(_DNS_NAME, value):
         return value
     raise ValueError(f'expected a name in lower-case letters, digits, "-" and ".", got {shown(value)}')
 
 
 def read_label(value: object) -> str:
     """A name as Kubernetes takes it for Services and namespaces: an RFC 1123 label of at most 63 characters."""
-    if isinstance(value, str) and _LABEL.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(_DNS_LABEL, value):
         return value
     raise ValueError(f'expected a name in lower-case letters, digits and "-", got {shown(value)}')
 
 
 def read_port_name(value: object) -> str:
     """The name of a port of a Service; a Service with a single port may leave it without a name."""
-    if isinstance(value, str) and (not value or _LABEL.fullmatch(value)):
+    if isinstance(value, str) and (not value or re.fullmatch(_DNS_LABEL, value)):
         return value
     hint = ": the port's name, not its number" if isinstance(value, int) and not isinstance(value, bool) else ""
     raise ValueError(f'expected the name of a port of the Service, or "" if that has none, got {shown(value)}{hint}')
@@ -369,7 +367,7 @@ def read_model_name(value: object) -> str:
 
 def read_trust_domain(value: object) -> str:
     """A SPIFFE trust domain name (SPIFFE-ID section 2.1)."""
-    if isinstance(value, str) and _TRUST_DOMAIN.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(_TRUST_DOMAIN, value):
         return value
     raise ValueError(
         f'expected a trust domain such as "prod.example" (lower case, digits, ".", "-", "_"), got {shown(value)}'
@@ -386,12 +384,12 @@ def read_spiffe_id(value: object) -> str:
     domain, *segments = value.removeprefix("spiffe://").split("/")
     if len(value) > 2048:
         raise ValueError("longer than the 2048 bytes that a SPIFFE id may have")
-    if not _TRUST_DOMAIN.fullmatch(domain):
+    if not re.fullmatch(_TRUST_DOMAIN, domain):
         raise ValueError(f"{shown(domain)} is not a trust domain, in {shown(value)}")
     if not segments:
         raise ValueError(f"{shown(value)} names a trust domain, not a workload: a path must follow")
     for segment in segments:
-        if not _SPIFFE_SEGMENT.fullmatch(segment) or segment in (".", ".."):
+        if not re.fullmatch(_SPIFFE_SEGMENT, segment) or segment in (".", ".."):
             raise ValueError(
                 f'{shown(segment)} is not a path segment of a SPIFFE id, in {shown(value)} ("*" is not supported)'
             )
@@ -400,13 +398,13 @@ def read_spiffe_id(value: object) -> str:
 
 def _identity_hint(text: str) -> str:
     """What to write for the identity of another mesh, or a name of DNS."""
-    if (match := _LINKERD_IDENTITY.fullmatch(text)) is not None:
+    if (match := re.fullmatch(_LINKERD_IDENTITY, text)) is not None:
         return (
             f": of this identity of Linkerd, write namespace: {match['namespace']}, serviceAccount: {match['account']}"
         )
     if "/ns/" in text and "/sa/" in text:
         return f': write "spiffe://{text}"'
-    if _DNS_NAME.fullmatch(text.lower().removeprefix("*.")):
+    if re.fullmatch(_DNS_NAME, text.lower().removeprefix("*.")):
         return ": a DNS name names a server, and no certificate of a workload is believed because of one"
     return ""
 
@@ -414,7 +412,7 @@ def _identity_hint(text: str) -> str:
 def read_role_arn(value: object) -> str:
     """The ARN of an IAM role, as a token of AWS STS names it: `arn:aws:iam::ACCOUNT:role/PATH/NAME`. The account is its
     number, or its name in `aws.accounts` of the MeshConfig."""
-    if isinstance(value, str) and _ROLE_ARN.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(_ROLE_ARN, value):
         return value
     raise ValueError(f'expected a role ARN, such as "arn:aws:iam::123456789012:role/quoter", got {shown(value)}')
 
@@ -429,7 +427,7 @@ def read_url(value: object) -> str:
 
 def host_of(url: str) -> str:
     """The host of a URL that `read_any_url` has read, without brackets."""
-    match = _URL.fullmatch(url)
+    match = re.fullmatch(_URL, url)
     assert match is not None
     return match[2].strip("[]")
 
@@ -448,7 +446,7 @@ def read_account_id(value: object) -> str:
 
 def read_load_balancer(value: object) -> str:
     """The ARN of an Application Load Balancer of AWS."""
-    if isinstance(value, str) and _LOAD_BALANCER.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(_LOAD_BALANCER, value):
         return value
     example = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/app/models/50dc6c495c0c9188"
     raise ValueError(f'expected the ARN of an Application Load Balancer, such as "{example}", got {shown(value)}')
@@ -459,7 +457,7 @@ def read_any_url(value: object) -> str:
     expected = f'expected a URL such as "https://login.example/keys", got {shown(value)}'
     if not isinstance(value, str) or len(value) > 2048:
         raise ValueError(expected)
-    match = _URL.fullmatch(value)
+    match = re.fullmatch(_URL, value)
     if not match or "#" in value or int((match[3] or ":0")[1:]) > 65535:
         raise ValueError(expected)
     return value

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from meshproxy.identity.jose import BOM, decode_base64url, load_object
 from meshproxy.identity.jws import ALGORITHMS as _ROWS
-from meshproxy.identity.jws import canonical_name, load_verifiers, make_public_key
+from meshproxy.identity.jws import canonical_name, make_public_key, verifier
 
 KEY_SET_BYTES = 262_144
 KEYS = 64
@@ -51,7 +51,7 @@ class Key:
 
     def verify(self, algorithm: str, message: bytes, signature: bytes) -> bool:
         """Whether the signature is of this key over the message, by one of `algorithms`."""
-        is_valid = algorithm in self.algorithms and load_verifiers()[algorithm](self._public, message, signature)
+        is_valid = algorithm in self.algorithms and verifier(algorithm)(self._public, message, signature)
         self.has_verified = self.has_verified or is_valid
         return is_valid
 

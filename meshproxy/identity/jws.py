@@ -5,7 +5,7 @@ the table: a key that verifies those could also sign. `cryptography` does the ar
 checked here: its exact length, and `r || s` of fixed width for ECDSA (RFC 7518 section 3.4), where `cryptography` wants
 DER. Why not a JWT library: docs/decisions/0005-tokens-verified-with-cryptography.md.
 
-`cryptography` is imported by the first of `load_verifiers` and `make_public_key`: a sidecar without a token issuer does
+`cryptography` is imported by the first of `verifier` and `make_public_key`: a sidecar without a token issuer does
 not pay for it.
 """
 
@@ -72,8 +72,9 @@ def canonical_name(algorithm: str) -> str:
 
 
 @cache
-def load_verifiers() -> Mapping[str, Verify]:
-    """The verification of each of `ALGORITHMS`. The first call imports `cryptography`: 8 MB, 20 ms of CPU."""
+def verifier(name: str) -> Verify:
+    """The verification of one of `ALGORITHMS`. The first call imports `cryptography`: 8 MB, 20 ms of CPU, and the first
+    with curves more of it: 12 ms."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, padding
@@ -106,17 +107,15 @@ def load_verifiers() -> Mapping[str, Verify]:
     def eddsa(key: Any, message: bytes, signature: bytes) -> bool:
         return len(signature) == 64 and holds(key.verify, signature, message)
 
-    def verifier(algorithm: Algorithm) -> Verify:
-        if algorithm.digest is None:
-            return eddsa
-        digest: hashes.HashAlgorithm = getattr(hashes, algorithm.digest)()
-        if algorithm.form is Form.ECDSA:
-            return ecdsa_with(algorithm.size, digest)
-        if algorithm.form is Form.PSS:
-            return rsa_with(padding.PSS(padding.MGF1(digest), digest.digest_size), digest)
-        return rsa_with(padding.PKCS1v15(), digest)
-
-    return {name: verifier(algorithm) for name, algorithm in ALGORITHMS.items()}
+    algorithm = ALGORITHMS[name]
+    if algorithm.digest is None:
+        return eddsa
+    digest: hashes.HashAlgorithm = getattr(hashes, algorithm.digest)()
+    if algorithm.form is Form.ECDSA:
+        return ecdsa_with(algorithm.size, digest)
+    if algorithm.form is Form.PSS:
+        return rsa_with(padding.PSS(padding.MGF1(digest), digest.digest_size), digest)
+    return rsa_with(padding.PKCS1v15(), digest)
 
 
 def make_public_key(curve: str | None, numbers: tuple[int, ...]) -> object:

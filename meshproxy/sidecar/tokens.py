@@ -13,7 +13,7 @@ import msgspec
 from meshproxy.config.codes import Code
 from meshproxy.config.fields import claims_of
 from meshproxy.config.problems import ConfigError, Problem
-from meshproxy.identity.jws import load_verifiers
+from meshproxy.identity.jws import canonical_name, verifier
 from meshproxy.identity.keys import REFRESH, IssuerKeys
 from meshproxy.identity.load_balancer import ALGORITHM, keys_url
 from meshproxy.identity.tokens import Issuer, KeysWanted, TokenVerifier
@@ -80,8 +80,8 @@ class Tokens:
         Raises:
             ConfigError: inline keys, or the URL of keys, cannot be used.
         """
-        if issuers:
-            load_verifiers()  # now, because the first keys may come in the middle of traffic
+        for algorithm in {canonical_name(name) for issuer in issuers for name in algorithms_of(issuer)}:
+            verifier(algorithm)  # now, because the first keys may come in the middle of traffic
         self._built = {}
         self._callers_built = None
         if callers is not None:

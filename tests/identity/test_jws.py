@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jwt.algorithms import get_default_algorithms
 
-from meshproxy.identity.jws import ALGORITHMS, Form, load_verifiers, make_public_key
+from meshproxy.identity.jws import ALGORITHMS, Form, make_public_key, verifier
 
 NAMES = sorted(ALGORITHMS)
 THEIRS = get_default_algorithms()
@@ -62,7 +62,7 @@ def sign(name: str, message: bytes) -> bytes:
 
 def verify(name: str, message: bytes, signature: bytes, key: Any = None) -> bool:
     """Ours; PyJWT must agree."""
-    verdict = load_verifiers()[name](key or PUBLIC[name], message, signature)
+    verdict = verifier(name)(key or PUBLIC[name], message, signature)
     assert verdict == THEIRS[name].verify(message, key or THEIR_PUBLIC[name], signature)
     return verdict
 
@@ -81,7 +81,7 @@ def test_the_table_is_that_of_the_rfcs() -> None:
         "ES512": ("EC", "P-521", Form.ECDSA, "SHA512"),
         "EdDSA": ("OKP", "Ed25519", Form.EDDSA, None),
     }
-    assert load_verifiers().keys() == ALGORITHMS.keys()
+    assert all(map(verifier, ALGORITHMS))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -199,7 +199,7 @@ PROGRAM = """
 import sys
 import meshproxy.identity.jws as jws, meshproxy.identity.tokens
 print("cryptography" in sys.modules)
-assert len(jws.load_verifiers()) == 10
+assert jws.verifier("RS256") is jws.verifier("RS256")
 print("cryptography" in sys.modules, "jwt" in sys.modules)
 """
 
