@@ -120,3 +120,14 @@ ORIGIN_FORM = (
     rb"(?:\?[" + _PCHAR + rb"?]*+(?:" + _PERCENT + rb"[" + _PCHAR + rb"?]*+)*+)?+"
 )
 """RFC 3986 path and query: no fragment, no byte that only browsers forgive, `%` only before two hex digits."""
+
+
+def is_same_authority(one: bytes, other: bytes, scheme: bytes) -> bool:
+    """Whether two authorities are one: neither case nor the default port of the scheme, `http` or `https`, tells them
+    apart (RFC 9110 section 4.2.3)."""
+    port = b":443" if scheme.lower() == b"https" else b":80"
+    return _without(port, one) == _without(port, other)
+
+
+def _without(port: bytes, authority: bytes) -> bytes:
+    return authority.lower().removesuffix(port).removesuffix(b":")

@@ -14,6 +14,7 @@ from meshproxy.codec.headers import (
     TOKEN,
     has_other_spelling,
     is_framing_alias,
+    is_same_authority,
 )
 
 IS_TARGET = re.compile(ORIGIN_FORM).fullmatch
@@ -59,3 +60,21 @@ def test_a_name_that_some_server_folds_into_one_that_frames(mark: bytes) -> None
         assert not is_framing_alias(name)
         assert is_framing_alias(spelled) == (b"-" in name and not mark.isalnum())
         assert bool(has_other_spelling(spelled)) == is_framing_alias(spelled)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "scheme", "expected"),
+    [
+        (b"A", b"a:80", b"http", True),
+        (b"a:", b"a:80", b"HTTP", True),
+        (b"a:443", b"a", b"Https", True),
+        (b"[::80]", b"[::80]:80", b"http", True),
+        (b"[::80]", b"[:]", b"http", False),
+        (b"a:443", b"a", b"http", False),
+        (b"a:80", b"a", b"https", False),
+        (b"a:8080", b"a", b"http", False),
+        (b"a:080", b"a", b"http", False),
+    ],
+)
+def test_the_default_port_makes_no_other_authority(one: bytes, other: bytes, scheme: bytes, expected: bool) -> None:
+    assert is_same_authority(one, other, scheme) is is_same_authority(other, one, scheme) is expected

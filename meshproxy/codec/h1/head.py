@@ -26,6 +26,7 @@ from meshproxy.codec.headers import (
     TRACE_PARENT,
     has_other_spelling,
     is_framing_alias,
+    is_same_authority,
 )
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.problem import Malformed, MessageProblem, Unacceptable
@@ -73,7 +74,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-5][0-9]{2}(?: " + _VALUE + rb")?+\r
 _FIELD = re.compile(_FIELD_LINE)
 _NAME = re.compile(TOKEN + rb"+")
 _PRINTABLE = bytes(range(0x20, 0x7F))
-_ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?]+)(" + ORIGIN_FORM + rb"|)")
+_ABSOLUTE_FORM = re.compile(rb"(?i:(https?))://([^/?]+)(" + ORIGIN_FORM + rb"|)")
 _AUTHORITY = re.compile(
     rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+(?::[0-9]{0,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{0,5})?"
 )
@@ -320,10 +321,10 @@ def _read_other_form(method: bytes, target: bytes, host: bytes) -> tuple[bytes, 
     match = _ABSOLUTE_FORM.fullmatch(target) or _ABSOLUTE_FORM.fullmatch(target.replace(b"?", b"/?", 1))
     if match is None:
         raise Malformed("the request target is neither a path and query of RFC 3986 nor an http address")
-    authority, path = match.groups()
+    scheme, authority, path = match.groups()
     if _AUTHORITY.fullmatch(authority) is None:
         raise Malformed("the request target names no valid host and port")
-    if host and host.lower() != authority.lower():
+    if host and not is_same_authority(host, authority, scheme):
         raise Malformed("the request target and the host field name different hosts")
     return authority, path or (b"*" if method == b"OPTIONS" else b"/")
 

@@ -45,6 +45,7 @@ from meshproxy.codec.headers import (
     MAX_LENGTH,
     NOT_IN_TRAILERS,
     REFUSAL_HEADER,
+    is_same_authority,
 )
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.problem import Malformed, MessageProblem, Unacceptable
@@ -341,7 +342,7 @@ def _read_request(fields: list[Field], limits: Limits, block_bytes: int) -> Pars
         if host is None:
             raise Malformed("neither :authority nor host")
         authority = host
-    elif host is not None and host != authority and host.lower() != authority.lower():
+    elif host is not None and host != authority and not is_same_authority(host, authority, scheme):
         raise Malformed(":authority and host differ")
     if (b"," in authority or b"[" in authority) and is_single_authority(authority) is None and not has_grpc(headers):
         raise Malformed(":authority has several hosts or a zone, which only gRPC clients may send")

@@ -192,6 +192,7 @@ HEADS: dict[str, tuple[bytes, int]] = {
     "target-absolute-other-scheme": (b"GET ftp://a/ HTTP/1.1\r\nhost: a\r\n\r\n", 400),
     "target-absolute-other-host": (b"GET http://b/ HTTP/1.1\r\nhost: a\r\n\r\n", 400),
     "target-absolute-other-port": (b"GET http://a:81/ HTTP/1.1\r\nhost: a\r\n\r\n", 400),
+    "target-absolute-default-port-of-other-scheme": (b"GET http://a:443/ HTTP/1.1\r\nhost: a\r\n\r\n", 400),
     "target-absolute-no-host": (b"GET http:/// HTTP/1.1\r\nhost: a\r\n\r\n", 400),
     "target-absolute-user": (b"GET http://u@a/ HTTP/1.1\r\nhost: u@a\r\n\r\n", 400),
     "target-absolute-user-only-there": (b"GET http://a@b/ HTTP/1.1\r\nhost: b\r\n\r\n", 400),
@@ -479,6 +480,11 @@ ACCEPTED: dict[str, tuple[bytes, list[Event]]] = {
         b"GET HTTPS://A:8/b HTTP/1.1\r\nhost: a:8\r\n\r\n",
         [head(authority=b"A:8", target=b"/b")],
     ),
+    "ok-target-absolute-default-port": (
+        b"GET http://a:80/ HTTP/1.1\r\nhost: a\r\n\r\n",
+        [head(authority=b"a:80")],
+    ),
+    "ok-target-absolute-host-has-the-default-port": (b"GET https://a/ HTTP/1.1\r\nhost: A:443\r\n\r\n", [head()]),
     "ok-target-absolute-no-path": (b"GET http://a HTTP/1.1\r\nhost: a\r\n\r\n", [head()]),
     "ok-target-absolute-query-only": (b"GET http://a?b HTTP/1.1\r\nhost: a\r\n\r\n", [head(target=b"/?b")]),
     "ok-target-absolute-options": (

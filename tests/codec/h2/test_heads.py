@@ -104,6 +104,13 @@ def test_what_never_stands_in_headers_is_read() -> None:
     assert head.expects_continue
 
 
+def test_host_is_authority_without_the_default_port() -> None:
+    fields = [METHOD, (b":scheme", b"https"), PATH, (b":authority", b"a:443")]
+    assert request([*fields, (b"host", b"a")]).authority == b"a:443"
+    with pytest.raises(Malformed):
+        request([*fields, (b"host", b"a:80")])
+
+
 def test_host_stands_in_for_authority() -> None:
     assert request([METHOD, SCHEME, PATH, (b"host", b"a")]).authority == b"a"
 
