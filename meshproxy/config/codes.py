@@ -110,6 +110,10 @@ class Code(StrEnum):
         "MP0511", Severity.WARNING,
         "An `allow` binding that anybody can meet: by headers, from most addresses, or with a token that anybody gets.",
     )  # fmt: skip
+    ROLE_PATH = (
+        "MP0512", Severity.WARNING,
+        "An IAM role with its path, where something is allowed or routed: the ARN of a session has none.",
+    )  # fmt: skip
     # Warnings about traffic and files
     WEIGHTS = "MP0601", Severity.WARNING, "The weights of a split do not add up to 100. They are shares of their sum."
     TIMEOUTS = "MP0602", Severity.WARNING, "A time limit of a part is beyond that of the whole, so it never applies."
@@ -133,6 +137,10 @@ class Code(StrEnum):
     UNLISTED_MODEL = (
         "MP0608", Severity.WARNING,
         "A model that inbound routes, rollouts or health checks name, and that no `ModelServer` lists in `models`.",
+    )  # fmt: skip
+    UNREAD_NAME = (
+        "MP0609", Severity.WARNING,
+        "A document in a file that no sidecar reads: its name ends with none of our suffixes, or begins with a dot.",
     )  # fmt: skip
     # Information
     NO_ROLE = (

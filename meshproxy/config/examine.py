@@ -12,6 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from meshproxy.config.check import check_set
 from meshproxy.config.codes import Code, Severity
 from meshproxy.config.file_warnings import warn_of_files
@@ -24,6 +26,7 @@ from meshproxy.config.problems import Problem
 from meshproxy.config.schema import KINDS
 from meshproxy.config.telemetry_warnings import warn_of_telemetry
 from meshproxy.config.traffic_warnings import warn_of_traffic
+from meshproxy.config.unread import warn_of_unread
 from meshproxy.config.warnings import warn
 
 if TYPE_CHECKING:
@@ -73,11 +76,12 @@ def examine(paths: Sequence[str], stdin: bytes | None = None, *, is_partial: boo
     is_partial = is_partial or bool(kinds and not kinds & {"MeshConfig", "Sidecar"})
     if parsed.placed or parsed.problems:
         found = check_set(parsed.placed, is_whole=parsed.is_whole, where=where, is_partial=is_partial)
-        parsed.problems.extend(islice(found, PROBLEMS))
+        parsed.problems.extend(map(_with_option, islice(found, PROBLEMS)))
     else:
         parsed.problems.append(Problem(where, 0, "", "", "no document of meshproxy is here", Code.MISSING_DOCUMENT))
     if parsed.is_whole:
         parsed.problems.extend(islice(_suspicions(parsed, where, is_partial=is_partial), PROBLEMS))
+        parsed.problems.extend(warn_of_unread(paths))
     is_good = not any(problem.severity is Severity.ERROR for problem in parsed.problems)
     is_as_loaded = is_good and not is_partial and stdin is None and all(each.is_local for each in parsed.placed)
     return Examination(
@@ -88,6 +92,13 @@ def examine(paths: Sequence[str], stdin: bytes | None = None, *, is_partial: boo
     )
 
 
+def _with_option(problem: Problem) -> Problem:
+    """What a command can do about documents that are elsewhere, which a sidecar cannot."""
+    if problem.code is not Code.MISSING_DOCUMENT:
+        return problem
+    return replace(problem, message=f"{problem.message}; --partial checks a part of a set")
+
+
 def _suspicions(parsed: Parsed, where: str, *, is_partial: bool) -> Iterator[Problem]:
     """Warnings and information."""
     placed = parsed.placed
@@ -96,6 +107,7 @@ def _suspicions(parsed: Parsed, where: str, *, is_partial: bool) -> Iterator[Pro
     yield from warn_of_traffic(placed)
     yield from warn_of_telemetry(placed, is_partial=is_partial)
     yield from warn_of_files(placed)
+    yield from parsed.unread
     yield from _others(parsed.others)
     if is_partial:
         missing = [kind.__name__ for kind in KINDS if kind.__name__ not in {each.kind for each in placed}]

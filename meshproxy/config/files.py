@@ -131,10 +131,15 @@ def _expand(paths: Paths, wrong: Callable[[Path, str], None]) -> Iterator[tuple[
             yield Path(each), real, False
 
 
+def is_read(name: str) -> bool:
+    """Whether a file of this name in a folder is read."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
 def documents_in(folder: Path) -> list[os.DirEntry[str]]:
     """The entries of a folder whose names are a document's, sorted. Raises OSError or ValueError."""
     with os.scandir(folder) as entries:
-        inside = [each for each in entries if each.name.lower().endswith(SUFFIXES) and not each.name.startswith(".")]
+        inside = [each for each in entries if is_read(each.name)]
     return sorted(inside, key=lambda each: each.name)
 
 

@@ -1,5 +1,5 @@
 """What is known of well-known issuers: the claims of their tokens, where the list is closed, so that a path outside of
-it leads nowhere; and who gets tokens.
+it leads nowhere.
 
 Sources: Kubernetes, pkg/serviceaccount/claims.go (a token of a service account in 1.37); AWS, IAM User Guide,
 "Understanding token claims" (`sts:GetWebIdentityToken`). Issuers whose claims an administrator extends (Keycloak,
@@ -42,24 +42,6 @@ _CLOSED: tuple[tuple[re.Pattern[str], str, Members], ...] = (
         {**_REGISTERED, "https://sts.amazonaws.com/": None},
     ),
 )
-
-
-_FOR_EVERYBODY = frozenset(
-    {
-        "https://accounts.google.com",
-        "accounts.google.com",
-        "https://app.terraform.io",
-        "https://token.actions.githubusercontent.com",
-        "https://gitlab.com",
-        "https://agent.buildkite.com",
-        "https://oidc.circleci.com",
-    }
-)
-
-
-def is_for_everybody(issuer: str) -> bool:
-    """Whether anybody with an account there gets tokens of this issuer (its `iss`), for an audience of his choice."""
-    return issuer in _FOR_EVERYBODY
 
 
 def why_no_token_has(issuer: str, path: str | Sequence[str]) -> str | None:

@@ -19,7 +19,7 @@ from meshproxy.config import schema
 from meshproxy.config.check import Placed
 from meshproxy.config.codes import Code
 from meshproxy.config.fields import API_VERSION
-from meshproxy.config.files import SUFFIXES
+from meshproxy.config.files import is_read
 from meshproxy.config.hints import is_of_another_mesh, of_kind
 from meshproxy.config.problems import ConfigError, Problem, closest
 from meshproxy.config.values import read_name, shown
@@ -54,6 +54,8 @@ class Parsed(msgspec.Struct):
     """Documents whose kind and name could be read."""
     others: list[Placed] = field(default_factory=list)
     """Documents of other applications, with kind and name as they are written."""
+    unread: list[Problem] = field(default_factory=list)
+    """Warnings of keys of ConfigMaps that hold documents under a name that is not read."""
     problems: list[Problem] = field(default_factory=list)
     is_whole: bool = True
     """Every file was read to its end."""
@@ -143,12 +145,20 @@ class _Text:
 
     def _config_map(self, node: Node, name: str) -> bool:
         """Read the files of a ConfigMap that a sidecar would read if it were mounted. False: it has none of ours."""
+        from meshproxy.config.unread import why_unread
+
         data = node.value.get("data") if isinstance(node.value, dict) else None
         files = data.value if data is not None and isinstance(data.value, dict) else {}
         has_ours = False
         for key, content in files.items():
             text = content.value
-            if Path(key).suffix.lower() not in SUFFIXES or not isinstance(text, str) or GROUP not in text:
+            if not isinstance(text, str) or GROUP not in text:
+                continue
+            if not is_read(key):
+                if (message := why_unread(key, text)) is not None:
+                    has_ours = True
+                    file, line, of = self._origin.file, content.key_line, f"ConfigMap/{name}"
+                    self._parsed.unread.append(Problem(file, line, of, f"data.{key}", message, Code.UNREAD_NAME))
                 continue
             has_ours = True
             # Lines of a literal block are lines of the file; of any other form they are those of the text.

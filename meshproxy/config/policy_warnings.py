@@ -15,18 +15,17 @@ from meshproxy.config.codes import Code
 from meshproxy.config.coverage import covers, is_everyone, role_covers
 from meshproxy.config.fields import claims_of
 from meshproxy.config.globs import compile_glob, is_literal
-from meshproxy.config.issuer_claims import is_for_everybody
-from meshproxy.config.issuers import is_about_presence
 from meshproxy.config.places import find, items
+from meshproxy.config.strangers import is_met, strangers_of
 from meshproxy.config.values import is_whole_version, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from meshproxy.config.check import Placed
-    from meshproxy.config.issuers import Issuer
     from meshproxy.config.nodes import Node
     from meshproxy.config.problems import Problem
+    from meshproxy.config.strangers import Strangers
 
 ADMINISTRATORS = frozenset({"reload", "metrics", "profile", "reflect", "unlisted"})
 """Verbs that are denied unless they are granted."""
@@ -34,8 +33,6 @@ MUCH_ALIKE = 0.8
 """Of 1: two names of which one may be a misspelling of the other (`difflib`)."""
 COMPARED = 250_000
 """Pairs of names that are compared, about 20 us each: names of a larger set are not."""
-_OF_EVERYBODY = frozenset(name for each in ("iss", "aud", "exp", "nbf", "iat") for name in (each, (each,)))
-"""Claims that are alike, or are chosen, in the tokens of all whom an issuer gives them."""
 _EXPRESSION = re.compile(r"\.[*+]|[\^$\\|]|\[.*\]|\(.*\)|\{[0-9,]+\}")
 _PLAIN = r"(?:\[[^\]]\]|\\[^\w\s$]|[^*+?|()\[\]{}\\^$])+"
 _HALF_ANCHORED = re.compile(rf"\^{_PLAIN}|{_PLAIN}\$")
@@ -55,11 +52,11 @@ def warn_of_policy(placed: Sequence[Placed], *, is_partial: bool) -> Iterator[Pr
     roles = {each.name: each for each in whole if each.kind == "ModelRole"}
     bindings = [each for each in whole if each.kind == "ModelRoleBinding"]
     issuers = {
-        issuer.name: issuer
+        issuer.name: (issuer.issuer, strangers)
         for each in whole
         if each.kind == "MeshConfig"
         for issuer in each.document.spec.issuers
-        if is_for_everybody(issuer.issuer) and not issuer.required_claims and not issuer.required_claim_paths
+        if (strangers := strangers_of(issuer)) is not None
     }
     domain = next((each.document.spec.trust_domain for each in whole if each.kind == "MeshConfig"), None)
     for role in roles.values():
@@ -75,6 +72,7 @@ def warn_of_policy(placed: Sequence[Placed], *, is_partial: bool) -> Iterator[Pr
     for each in whole:
         yield from _name_patterns(each)
         yield from _value_patterns(each)
+        yield from _role_paths(each)
         if each.kind == "ModelRoute":
             yield from _patterns(each, ["spec"])
 
@@ -120,6 +118,22 @@ def _value_patterns(each: Placed) -> Iterator[Problem]:
             for word, text in _texts(wanted) if name not in _SCOPES else ():
                 if (why := _why_no_pattern(word, str(text.value))) is not None:
                     yield each.at(text, f"{field}.{place}", why, Code.NOT_A_PATTERN)
+
+
+def _role_paths(each: Placed) -> Iterator[Problem]:
+    """IAM roles with a path, which sessions of them do not prove; `deny` and `audit` take them for the role."""
+    if each.kind == "ModelRoleBinding" and each.document.spec.action != "allow":
+        return
+    named = {
+        node.value: (field, node)
+        for field, subject in subjects(each)
+        if (node := find(subject, "iamRole")) is not None and isinstance(node.value, str)
+    }
+    for role, (field, node) in named.items():
+        bare = re.sub("(?<=:role/).+/", "", role)
+        if bare not in named:
+            message = f"a session of this role never matches, since its ARN has no path: name {shown(bare, 200)}, too"
+            yield each.at(node, f"{field}.iamRole", message, Code.ROLE_PATH)
 
 
 def _texts(wanted: Node, word: str = "exact") -> Iterator[tuple[str, Node]]:
@@ -190,7 +204,7 @@ def _without_effect(roles: Mapping[str, Placed], bindings: Sequence[Placed]) -> 
         yield first.at(first.node, "", message, Code.NOTHING_ALLOWED)
 
 
-def _open_to_anybody(bindings: Sequence[Placed], issuers: Mapping[str, Issuer]) -> Iterator[Problem]:
+def _open_to_anybody(bindings: Sequence[Placed], issuers: Mapping[str, tuple[str, Strangers]]) -> Iterator[Problem]:
     """Subjects that allow whoever sends a header, or does not come from certain addresses, or has any token of one of
     these issuers."""
     for binding in bindings:
@@ -204,18 +218,16 @@ def _open_to_anybody(bindings: Sequence[Placed], issuers: Mapping[str, Issuer]) 
             token = subject.token
             if binding.document.spec.action != "allow" or token is None or subject.workload or subject.ip_blocks:
                 continue
-            if token.issuer in issuers and all(
-                _says_nothing(path, wanted) for path, wanted in claims_of(token.claims, token.claim_paths)
+            url, strangers = issuers.get(token.issuer, ("", None))
+            if strangers is not None and all(
+                is_met(strangers, path, wanted) for path, wanted in claims_of(token.claims, token.claim_paths)
             ):
-                url = issuers[token.issuer].issuer
-                message = f"allows everybody: whoever has an account gets tokens of {url} for any audience; name claims"
+                message = (
+                    f"allows everybody: whoever has an account gets tokens of {url} for any audience"
+                    f"{', and they meet this' if token.claims or token.claim_paths else ''}: name {strangers.instead}"
+                )
                 node = _at(binding, ["spec", "subjects", index])
                 yield binding.at(node, f"spec.subjects[{index}].token", message, Code.ANYBODY)
-
-
-def _says_nothing(path: str | tuple[str, ...], wanted: object) -> bool:
-    """Whether tokens of everybody have the claim."""
-    return path in _OF_EVERYBODY or is_about_presence(wanted)
 
 
 def _denials(roles: Mapping[str, Placed], bindings: Sequence[Placed], domain: str | None) -> Iterator[Problem]:

@@ -321,3 +321,26 @@ def test_values_that_are_patterns_of_another_kind(check: Check, subject: str, fi
 def test_values_that_are_meant_as_they_are_written(check: Check, claims: str) -> None:
     subject = f"{{token: {{issuer: corp, claims: {{{claims}}}}}}}"
     assert said(check(*GOOD, binding("b", "readers", subject, "deny")), "MP0509") == []
+
+
+class TestRolesOfAws:
+    ROLE = '{iamRole: "arn:aws:iam::123456789012:role/service-role/batch"}'
+    BARE = '{iamRole: "arn:aws:iam::123456789012:role/batch"}'
+
+    def test_a_path_that_no_session_has(self, check: Check) -> None:
+        (found,) = said(check(*GOOD, binding("b", "readers", self.ROLE)), "MP0512")
+        assert "spec.subjects[0].iamRole: a session of this role never matches" in found
+        assert found.endswith('name "arn:aws:iam::123456789012:role/batch", too')
+
+    def test_in_a_route(self, check: Check) -> None:
+        routed = document(
+            "ModelRoute",
+            "t",
+            f"{{models: [m], directions: [inbound], server: local, match: [{{caller: {self.ROLE}}}]}}",
+        )
+        (found,) = said(check(*GOOD, routed), "MP0512")
+        assert "ModelRoute/t: spec.match[0].caller.iamRole: " in found
+
+    def test_both_forms_and_what_denies(self, check: Check) -> None:
+        for subject, action in ((f"{self.ROLE}, {self.BARE}", "allow"), (self.BARE, "allow"), (self.ROLE, "deny")):
+            assert said(check(*GOOD, binding("b", "readers", subject, action)), "MP0512") == []
