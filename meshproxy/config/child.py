@@ -12,6 +12,8 @@ import msgspec
 
 from meshproxy.config.child_process import ChildFailed, Fork, Task, output_of
 from meshproxy.config.codes import Code
+from meshproxy.config.file_watch import FileWatch
+from meshproxy.config.files import files_of
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.config.schema import Documents, Sidecar
 
@@ -49,6 +51,8 @@ class OwnLoad:
     """`load_own_in_child(paths)` where nothing else runs yet, begun now: in a fork of this process (`Fork`)."""
 
     def __init__(self, paths: Sequence[str]) -> None:
+        self.watch = FileWatch(lambda: files_of(paths))
+        """Of the files, from before they are read: what changes meanwhile is not lost."""
         self._fork = Fork(TASK, lambda: written([OWN, *paths]))
 
     def result(self) -> Documents | Sidecar:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
 PERIOD = 0.5
 """Seconds between two checks: a change takes effect within a second. (The kubelet takes up to a minute to update a
@@ -42,8 +42,16 @@ class FileWatch:
         """Take the files as they are now for known: for a reader that is about to read them all anyway. Called before
         the read, so that a change during it is noticed. Returns whether anything is different from the last `mark` or
         look."""
-        before, self.seen = self.seen, {file: _seen(file) for file in self._files()}
+        before, self.seen = self.seen, self._now()
         return self.seen != before
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether anything is different from the last `mark` or look: what was read since may be of two times."""
+        return self.seen != self._now()
+
+    def _now(self) -> dict[Path, tuple[object, ...]]:
+        return {file: _seen(file) for file in self._files()}
 
     def start(self, changed: Callable[[], None]) -> None:
         """Call `changed` when a look finds anything different from the last `mark` or look."""
@@ -57,6 +65,8 @@ class FileWatch:
 
     def _schedule(self, took: float = 0.0) -> None:
         """`took`: seconds, the last look."""
+        import asyncio  # not above: a process that has no event loop yet watches, too
+
         delay = max(self._period or PERIOD, took / SHARE)
         self._timer = asyncio.get_running_loop().call_later(delay, self._look)
 
@@ -73,9 +83,9 @@ class FileWatch:
 
 
 def state_of(file: Path) -> tuple[int, ...]:
-    """Another one when the file may have another content. Links are followed. Raises OSError."""
+    """Another one when the file may have another content, or other readers. Links are followed. Raises OSError."""
     status = file.stat()
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode, status.st_uid, status.st_gid
 
 
 def _seen(file: Path) -> tuple[object, ...]:

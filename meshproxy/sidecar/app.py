@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from meshproxy.config import schema
+    from meshproxy.config.file_watch import FileWatch
     from meshproxy.config.rollouts import ModelRollout
     from meshproxy.identity.certificates import OwnIdentity
     from meshproxy.proxy.snapshot import Snapshot
@@ -515,20 +516,20 @@ class Sidecar:
         self.metrics.limits_exceeded.labels(direction, name).value += 1
 
 
-async def run_sidecar(paths: Sequence[str], own: Documents | schema.Sidecar) -> None:
-    """Build and run what `load_own` has found in the files.
+async def run_sidecar(paths: Sequence[str], own: Documents | schema.Sidecar, watch: FileWatch) -> None:
+    """Build and run what `load_own` has found in the files. `watch`: of these, from before they were read.
 
     Raises:
         ConfigError, CertificateError, OSError: it cannot start.
         WorkersFailed: a worker of several could not be kept alive, or did not end well.
     """
-    source: DocumentSource = FileDocuments(paths)
+    source: DocumentSource = FileDocuments(paths, watch)
     documents, sidecar = (own, own.sidecar) if isinstance(own, Documents) else (None, own)
     link = None
     if (settings := sidecar.spec.control_plane) is not None:
         from meshproxy.sidecar.control_link import ControlLink  # its memory is for those who have a control plane
 
-        link = ControlLink(paths, sidecar, settings)
+        link = ControlLink(paths, sidecar, settings, watch)
         documents = await link.join() or documents
         source = link.documents or source
     assert documents is not None  # files have them, or the control plane
@@ -547,9 +548,9 @@ async def run_worker(paths: Sequence[str], slot: WorkerSlot) -> None:
     Raises:
         ConfigError, CertificateError, OSError: it cannot start.
     """
-    is_shared = SharedDocuments.are_in(slot.folder)
-    source = LastGoodDocuments(SharedDocuments(slot.folder) if is_shared else FileDocuments(paths), slot.folder)
+    shared = SharedDocuments(slot.folder) if SharedDocuments.are_in(slot.folder) else None
     documents = read_documents(slot.folder)
+    source = LastGoodDocuments(shared or FileDocuments(paths, in_use=documents.fingerprint), slot.folder)
     if slot.is_restart:
         # Until it serves there is nothing to drain: it ends at once when its supervisor is gone, as on SIGTERM.
         watch_supervisor(asyncio.get_running_loop(), slot.folder, lambda: signal.raise_signal(signal.SIGTERM))

@@ -22,8 +22,6 @@ import msgspec
 from meshproxy import __version__
 from meshproxy.config.child import load_in_child, load_own_in_child
 from meshproxy.config.codes import Code
-from meshproxy.config.file_watch import FileWatch
-from meshproxy.config.files import files_of
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.config.schema import Documents
 from meshproxy.control_api import WATCH, DocumentSet, Scope, SidecarReport
@@ -37,6 +35,7 @@ from meshproxy.transport.client import ClientError, ClientFailure
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from meshproxy.config.file_watch import FileWatch
     from meshproxy.config.schema import Sidecar
     from meshproxy.sidecar.control_channel import ControlChannel
     from meshproxy.sidecar.control_endpoints import ControlEndpoints
@@ -88,6 +87,7 @@ class ControlDocuments:
         own: that document.
         folder: where sets are kept.
         channel: to the control plane.
+        watch: of the files of `paths`, from before `own` was read.
         endpoints: learns which documents are in use, and which may come into use.
     """
 
@@ -98,6 +98,7 @@ class ControlDocuments:
         folder: Path,
         channel: ControlChannel,
         endpoints: ControlEndpoints,
+        watch: FileWatch,
     ) -> None:
         self._paths = list(paths)
         self._own: Sidecar | None = own
@@ -110,7 +111,7 @@ class ControlDocuments:
         self._has_news = asyncio.Event()
         """The report is another than the one that was sent."""
         self._changed: Callable[[], None] = lambda: None
-        self._watch = FileWatch(lambda: files_of(self._paths))
+        self._watch = watch
         self._in_use: TextSet | MeshDocuments | None = None
         self._newest: TextSet | MeshDocuments | None = None
         """What was received last: changes that are sent next are changes of it."""

@@ -21,6 +21,7 @@ from meshproxy.sidecar.shown_identity import ShownIdentity
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
+    from meshproxy.config.file_watch import FileWatch
     from meshproxy.config.rollouts import ModelRollout
     from meshproxy.config.schema import Documents
     from meshproxy.config.sidecars import ControlPlane, Sidecar
@@ -37,13 +38,14 @@ class ControlLink:
         documents: None if they are files.
     """
 
-    def __init__(self, paths: Sequence[str], own: Sidecar, settings: ControlPlane) -> None:
+    def __init__(self, paths: Sequence[str], own: Sidecar, settings: ControlPlane, watch: FileWatch) -> None:
         """Nothing is sent yet.
 
         Args:
             paths: of the sidecar's own document.
             own: that document.
             settings: of its control plane.
+            watch: of the files of `paths`, from before they were read.
         """
         self.enrollment: Enrollment | None = None
         self._roots: ControlRoots | None = None
@@ -64,7 +66,7 @@ class ControlLink:
         self._streams: list[Callable[[], Coroutine[None, None, None]]] = []
         if settings.documents:
             endpoints = ControlEndpoints(folder, self._channel)
-            self.documents = ControlDocuments(paths, own, folder, self._channel, endpoints)
+            self.documents = ControlDocuments(paths, own, folder, self._channel, endpoints, watch)
             self._streams = [self.documents.run, endpoints.run]
         self._following: list[asyncio.Task[None]] = []
         self.reports: ControlReports | None = None

@@ -11,7 +11,7 @@ import msgspec
 from meshproxy.config.child import load_in_child
 from meshproxy.config.codes import Code
 from meshproxy.config.file_watch import FileWatch
-from meshproxy.config.files import files_of
+from meshproxy.config.files import digest, files_of, read_files
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.sidecar.worker import NEWEST, read_documents, write_documents
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+READS = 3
+"""Of files that change while they are read. What is read last is taken, and read again after the next look."""
 SHARED_PERIOD = 0.05
 """Seconds between two looks at what the supervisor has stored."""
 
@@ -52,16 +54,28 @@ class DocumentSource(Protocol):
 class FileDocuments:
     """Documents in files and folders, read in a child process (`DocumentSource`)."""
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(self, paths: Sequence[str], watch: FileWatch | None = None, *, in_use: str = "") -> None:
+        """
+        Args:
+            watch: of the files, from before they were read; None: they are read later, or others have read them.
+            in_use: the fingerprint of what others have read at some time, and is in use.
+        """
         self._paths = list(paths)
-        self._watch = FileWatch(lambda: files_of(self._paths))
+        self._watch = watch or FileWatch(lambda: files_of(self._paths))
+        self._in_use = in_use
 
     async def load(self) -> Documents:
-        self._watch.mark()
-        return await load_in_child(self._paths)
+        for _ in range(READS):
+            self._watch.mark()
+            documents = await load_in_child(self._paths)
+            if not self._watch.is_stale:  # roles of one time and bindings of another may permit what neither does
+                break
+        return documents
 
     def start(self, changed: Callable[[], None]) -> None:
         self._watch.start(changed)
+        if self._in_use and digest(read_files(self._paths, [])) != self._in_use:
+            changed()
 
     def stop(self) -> None:
         self._watch.stop()

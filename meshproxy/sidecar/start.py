@@ -34,7 +34,7 @@ def run(arguments: list[str], documents: OwnLoad | None) -> int:
             uvloop.run(run_worker(arguments[1:], slot))
         else:
             open_process_log(level)
-            uvloop.run(run_sidecar(arguments, documents.result()))
+            uvloop.run(run_sidecar(arguments, documents.result(), documents.watch))
     except ConfigError as error:
         problems = [str(problem) for problem in error.problems]
         logger.error("configuration rejected; not starting", extra={"fields": {"problems": problems}})

@@ -199,6 +199,14 @@ def test_a_fork_gives_what_a_child_gives(good: Path, monkeypatch: pytest.MonkeyP
     assert caught.value.problems == ours.value.problems
 
 
+def test_what_changes_while_a_fork_reads_is_seen(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "Fork", lambda task, work: Ended(work()))
+    loading = OwnLoad([str(good)])
+    assert not loading.watch.is_stale
+    good.write_text(good.read_text() + "\n")
+    assert loading.watch.is_stale
+
+
 @pytest.mark.parametrize(
     ("outcome", "said"),
     [

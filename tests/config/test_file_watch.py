@@ -58,6 +58,28 @@ async def test_a_change_before_the_start_is_told_and_a_known_one_is_not(tmp_path
     watched.watch.stop()
 
 
+async def test_who_may_read_it_is_a_change(tmp_path: Path) -> None:
+    """A key of another user that is mended with chmod: nothing of it is written."""
+    file = tmp_path / "a"
+    file.write_text("1")
+    file.chmod(0o400)
+    watched = Counted(file)
+    file.chmod(0o440)
+    assert await watched.look() == 1
+    watched.watch.stop()
+
+
+async def test_what_is_stale_has_changed_and_is_not_known_yet(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    watched = Counted(file)
+    assert not watched.watch.is_stale
+    file.write_text("1")
+    assert watched.watch.is_stale
+    assert await watched.look() == 1
+    assert not watched.watch.is_stale
+    watched.watch.stop()
+
+
 async def test_a_swapped_link_is_a_change(tmp_path: Path) -> None:
     """As the kubelet updates a mounted volume: contents of the same size and time, behind another link."""
     for version in ("..1", "..2"):

@@ -7,7 +7,10 @@ import os
 import pwd
 from pathlib import Path
 
+import pytest
+
 from meshproxy.config.files import Written
+from meshproxy.control import sources as module
 from meshproxy.control.sources import DocumentSource, Files
 
 
@@ -69,3 +72,23 @@ async def test_changes_are_noticed(tmp_path: Path) -> None:
     async with asyncio.timeout(60):
         await changed.wait()
     source.stop()
+
+
+async def test_a_mixture_of_two_times_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A volume that changes between the first file and the last."""
+    paths = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    for path in paths:
+        path.write_text("1")
+    newer = ["22", "333"]
+
+    def read(path: Path) -> bytes:
+        content = path.read_bytes()
+        if path == paths[0] and newer:
+            text = newer.pop(0)
+            for each in paths:
+                each.write_text(text)
+        return content
+
+    monkeypatch.setattr(module, "read_file", read)
+    found, _ = await Files([str(tmp_path)]).read()
+    assert [source and source.content for source in found.values()] == [b"333", b"333"]

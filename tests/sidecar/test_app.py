@@ -24,6 +24,7 @@ from cryptography.x509 import load_der_x509_certificate
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from meshproxy.config import file_watch
+from meshproxy.config.file_watch import FileWatch
 from meshproxy.config.load import load, load_own
 from meshproxy.config.problems import ConfigError
 from meshproxy.devtools.ca import DevelopmentCA
@@ -852,7 +853,7 @@ class TestStarting:
             path = tmp_path / "documents.yaml"
             path.write_text(yaml.safe_dump_all(made(model)))
             before = signal.getsignal(signal.SIGTERM)
-            task = asyncio.ensure_future(run_sidecar([str(path)], load_own([path])))
+            task = asyncio.ensure_future(run_sidecar([str(path)], load_own([path]), FileWatch(lambda: [path])))
             # A signal that comes before there is a handler for it would end the tests.
             await until(lambda: signal.getsignal(signal.SIGTERM) is not before)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -868,4 +869,4 @@ class TestStarting:
         path.write_text("kind: Nothing\n" if what == "documents" else yaml.safe_dump_all(documents))
         expected = {"documents": ConfigError, "identity": CertificateError, "access log": OSError}[what]
         with pytest.raises(expected):
-            await run_sidecar([str(path)], load_own([path]))
+            await run_sidecar([str(path)], load_own([path]), FileWatch(lambda: [path]))

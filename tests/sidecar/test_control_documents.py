@@ -19,6 +19,7 @@ import yaml
 
 from meshproxy import __version__
 from meshproxy.config import file_watch
+from meshproxy.config.file_watch import FileWatch
 from meshproxy.config.load import load, load_own
 from meshproxy.config.problems import ConfigError
 from meshproxy.config.schema import Documents, Sidecar
@@ -113,7 +114,8 @@ class World:
     def link(self) -> ControlLink:
         token = make_token(self.process.store, ID, time.time(), 60.0)
         Path(self.settings.join_token or "").write_text(token)
-        link = ControlLink([str(self.own)], self.sidecar(), self.settings)
+        watch = FileWatch(lambda: [self.own])
+        link = ControlLink([str(self.own)], self.sidecar(), self.settings, watch)
         self.links.append(link)
         return link
 

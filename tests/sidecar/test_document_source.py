@@ -100,6 +100,41 @@ class TestFiles:
         source._watch._look()
         source.stop()
 
+    async def test_what_changed_before_it_watched_is_a_change(self, tmp_path: Path) -> None:
+        """A worker has its documents from its supervisor, which read them a second ago."""
+        in_use = documents(tmp_path).fingerprint
+        changes: list[str] = []
+        for content in (TEXT, TEXT + "\n"):
+            (tmp_path / "documents.yaml").write_text(content)
+            source = FileDocuments([str(tmp_path)], in_use=in_use)
+            source.start(lambda: changes.append("changed"))
+            source.stop()
+        assert changes == ["changed"]
+
+    async def test_a_mixture_of_two_times_is_read_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A volume that changes between the first file and the last."""
+        texts = [TEXT + "\n"]
+
+        async def load_here(paths: Any) -> Documents:
+            found = load(paths)
+            if texts:
+                (tmp_path / "documents.yaml").write_text(texts.pop(0))
+            return found
+
+        monkeypatch.setattr(document_source, "load_in_child", load_here)
+        documents(tmp_path)
+        source = FileDocuments([str(tmp_path)])
+        found = await source.load()
+        assert found.fingerprint == load([tmp_path]).fingerprint
+        texts += [TEXT, TEXT + "\n", TEXT + "\n\n", TEXT]
+        await source.load()
+        assert len(texts) == 1  # not for ever
+        changes: list[str] = []
+        source.start(lambda: changes.append("changed"))
+        source._watch._look()
+        source.stop()
+        assert changes == ["changed"]
+
 
 class TestLastGood:
     async def test_what_is_applied_is_stored_and_nothing_else(self, tmp_path: Path) -> None:

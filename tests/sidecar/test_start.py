@@ -19,6 +19,7 @@ from meshproxy.sidecar import start as module
 from meshproxy.sidecar.worker import WorkersFailed, WorkerSlot
 
 DOCUMENTS = object()
+WATCH = object()
 
 
 @pytest.fixture
@@ -32,15 +33,15 @@ def level(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def run(monkeypatch: pytest.MonkeyPatch, error: BaseException | None = None) -> tuple[int, list[list[str]]]:
     asked: list[list[str]] = []
 
-    async def run_sidecar(paths: list[str], own: object) -> None:
-        assert own is DOCUMENTS
+    async def run_sidecar(paths: list[str], own: object, watch: object) -> None:
+        assert (own, watch) == (DOCUMENTS, WATCH)
         asked.append(paths)
         await asyncio.sleep(0)
         if error is not None:
             raise error
 
     monkeypatch.setattr(module, "run_sidecar", run_sidecar)
-    loading: Any = SimpleNamespace(result=lambda: DOCUMENTS)
+    loading: Any = SimpleNamespace(result=lambda: DOCUMENTS, watch=WATCH)
     return module.run(["a.yaml", "b.yaml"], loading), asked
 
 
