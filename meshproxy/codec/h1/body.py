@@ -150,14 +150,13 @@ class ChunkedReader:
             return self._read_trailers(data, at)
 
     def _find_run(self, data: bytes, at: int, length: int) -> int:
-        """Where the row of chunks of this length ends that begins at `at`; `at` if there is none, or no room for it."""
+        """Where the row of chunks of this length ends that begins at `at`, as far as there is room for them; `at` if
+        there is none."""
         match = _RUNS[length].match(data, at)
         stop = at if match is None else match.end()
         if self._room is not None:
-            content = (stop - at) // (length + 5) * length
-            if content > self._room:
-                return at
-            self._room -= content
+            stop = min(stop, at + self._room // length * (length + 5))
+            self._room -= (stop - at) // (length + 5) * length
         return stop
 
     def _begin(self, length: int) -> None:
