@@ -42,7 +42,9 @@ class ProxyContext:
         admit_admin: Callable[[], None] | None = None,
         draw: Callable[[], float] = random.random,
         cpu_time: Callable[[], float] = time.thread_time,
+        turns: Turns | None = None,
     ) -> None:
+        """`turns`: of the event loop; None: nobody else takes any."""
         self.loop = loop
         self.now = now
         """`time.monotonic`: what the loop's timers go by, too, but uvloop's own `time` counts milliseconds."""
@@ -69,7 +71,7 @@ class ProxyContext:
         self.live: set[LiveExchange] = set()
         """The exchanges in flight."""
         reaper.watch(self.live)
-        self.turns = Turns(loop)
+        self.turns = (turns or Turns(loop)).queue()
         """Bodies that are read in slices."""
         self.express = new_tally()
         """What became of the requests that the express lane looked at."""

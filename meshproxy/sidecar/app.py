@@ -49,6 +49,7 @@ from meshproxy.transport.listener import Listener, Security
 from meshproxy.transport.mesh_client import identify_client
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
+from meshproxy.transport.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -171,6 +172,7 @@ class Sidecar:
         # Sockets: the settings that connections share.
         self._reaper = Reaper(loop)
         outbox = Outbox(loop)
+        turns = Turns(loop, outbox.flush)
 
         def connections(direction: str, limits: Limits, times: Times) -> ConnectionContext:
             shared = ConnectionContext(
@@ -180,6 +182,7 @@ class Sidecar:
                 limits=limits,
                 times=times,
                 on_limit=partial(self.limit, direction),
+                turns=turns,
             )
             shared.on_drained = partial(self.drained, direction or "upstream")
             return shared
@@ -235,6 +238,7 @@ class Sidecar:
                 traffic=traffic,
                 repeat=observer.repeat,
                 admit_admin=self._admit_admin if self._trail is not None else None,
+                turns=turns,
             )
 
         for shared in downstream.values():

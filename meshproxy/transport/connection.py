@@ -114,7 +114,9 @@ class ConnectionContext:
         limits: Limits,
         times: Times,
         on_limit: Callable[[str], None],
+        turns: Turns | None = None,
     ) -> None:
+        """`turns`: of the event loop; None: nobody else takes any."""
         self.loop = loop
         self.outbox = outbox
         self.reaper = reaper
@@ -127,7 +129,7 @@ class ConnectionContext:
         self.h2_statistics = Statistics()
         """Of all HTTP/2 connections together."""
         self.notices = Notices()
-        self.turns = Turns(loop)
+        self.turns = (turns or Turns(loop, outbox.flush)).queue()
         """Connections with more input than is processed at once."""
         self.pending = 0
         """Bytes of it, of all of them."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from meshproxy.codec.events import Headers
     from meshproxy.codec.h2.budgets import Statistics
     from meshproxy.codec.h2.joined import Client
-    from meshproxy.transport.turns import Turns
+    from meshproxy.transport.turns import TurnQueue
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Overload:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        turns: Turns,
+        turns: TurnQueue,
         statistics: Statistics,
         on_limit: Callable[[str], None] = lambda limit: None,
         busy_seconds: Callable[[], float] | None = None,

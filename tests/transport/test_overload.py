@@ -41,7 +41,7 @@ class Process:
         self.loop = loop
         self.busy = 0.0
         self.statistics = Statistics()
-        self.turns = Turns(loop)
+        self.turns = Turns(loop).queue()
         self.limits: list[str] = []
         self.overload = Overload(loop, self.turns, self.statistics, self.limits.append, lambda: self.busy)
         self.overload.expire(loop.now)

@@ -10,7 +10,7 @@ from tests.proxy.fakes import FakeLoop
 
 def test_one_turn_is_taken_in_an_iteration() -> None:
     loop = FakeLoop()
-    turns = Turns(loop.real)
+    turns = Turns(loop.real).queue()
     done: list[str] = []
     left = {"a": 3, "b": 2}
 
@@ -33,7 +33,7 @@ def test_one_turn_is_taken_in_an_iteration() -> None:
 
 def test_work_that_is_not_wanted_any_more_has_no_turn() -> None:
     loop = FakeLoop()
-    turns = Turns(loop.real)
+    turns = Turns(loop.real).queue()
     done: list[str] = []
 
     def first() -> None:
@@ -58,7 +58,7 @@ def test_work_that_is_not_wanted_any_more_has_no_turn() -> None:
 
 def test_it_is_known_since_when_whose_turn_it_is_has_had_work() -> None:
     loop = FakeLoop()
-    turns = Turns(loop.real)
+    turns = Turns(loop.real).queue()
     begun = loop.real.time()
     seen: list[tuple[str, float]] = []
 
@@ -84,3 +84,41 @@ def test_it_is_known_since_when_whose_turn_it_is_has_had_work() -> None:
     turns.add(first)
     loop.turn()
     assert seen[-1] == ("first", 3.0)
+
+
+def test_queues_take_turns_whatever_waits_in_each() -> None:
+    loop = FakeLoop()
+    turns = Turns(loop.real)
+    many, one = turns.queue(), turns.queue()
+    done: list[str] = []
+
+    def again() -> None:
+        done.append("one")
+        one.add(again)
+
+    for number in range(3):
+        many.add(lambda number=number: done.append(f"many {number}"))  # type: ignore[misc]
+    one.add(again)
+    for _ in range(5):
+        loop.turn()
+    assert done == ["many 0", "one", "many 1", "one", "many 2"]
+    one.discard(again)
+    loop.turn()
+    loop.turn()
+    assert (len(done), loop.soon) == (5, [])
+
+
+def test_what_was_queued_is_written_before_the_next_turn() -> None:
+    """It was read since the last one, and does not wait for this one, too."""
+    loop = FakeLoop()
+    done: list[str] = []
+    queue = Turns(loop.real, lambda: done.append("written")).queue()
+
+    def work() -> None:
+        done.append("turn")
+        queue.add(work)
+
+    queue.add(work)
+    loop.turn()
+    loop.turn()
+    assert done == ["written", "turn", "written", "turn"]
