@@ -52,10 +52,14 @@ MUCH = 4_096
 """Bytes of a read whose first slice is weighed; later slices always are. Two looks at the clock take 0.6 us."""
 SHED_FRAMES = 1_024
 """The most frames of a slice while requests are refused without a look at them."""
-SLICE_SECONDS = 0.003
+SLICE_SECONDS = 0.001
 """Processor time of a slice of a read, about which others wait between their turns. A connection whose slices take
-longer gets fewer frames in each (`H2Driver._weigh`); one frame is the least. Ordinary calls take less, also on a slow
-processor: smaller slices of them would cost more, as fewer share a write."""
+longer gets fewer frames in each (`H2Driver._weigh`); one frame is the least. Two or three ordinary calls on a slow
+processor."""
+FIRST_FRAMES = 8
+"""Frames of a client's first slice: what they cost is not known yet."""
+SHED_SECONDS = 0.003
+"""The same while requests are shed: the more are refused at once, the less each takes."""
 
 
 class H2Stream(Generic[SinkT]):
@@ -160,6 +164,8 @@ class H2Driver(Connection, Generic[StreamT]):
         self.scheme = b"http"
         """`:scheme` of requests that we send (RFC 9113 section 8.3.1)."""
         self.codec = H2Connection(role, shared.limits, self.last_read, shared.h2_statistics)
+        if role is Role.SERVER:
+            self.codec.slice_frames = FIRST_FRAMES
         if not shared.remembers_heads:
             self.codec.remember_nothing()
         self.streams: dict[int, StreamT] = {}
@@ -253,10 +259,12 @@ class H2Driver(Connection, Generic[StreamT]):
         frames = codec.slice_frames
         if frames > SHED_FRAMES:
             return  # no slices: of a server's answers
-        if seconds > SLICE_SECONDS:
-            codec.slice_frames = max(1, int(frames * SLICE_SECONDS / seconds))
-        elif seconds < SLICE_SECONDS / 2 and codec.has_more:
-            codec.slice_frames = min(2 * frames, SHED_FRAMES if self.shared.overload.is_shedding else SLICE_FRAMES)
+        is_shedding = self.shared.overload.is_shedding
+        most = SHED_SECONDS if is_shedding else SLICE_SECONDS
+        if seconds > most:
+            codec.slice_frames = max(1, int(frames * most / seconds))
+        elif seconds < most / 2 and codec.has_more:
+            codec.slice_frames = min(2 * frames, SHED_FRAMES if is_shedding else SLICE_FRAMES)
 
     def _dispatch(self, events: Sequence[Event]) -> None:
         streams = self.streams

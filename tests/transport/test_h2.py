@@ -62,6 +62,7 @@ def test_what_was_written_is_not_counted_as_unread(
     server = H2Server(shared, info, served.serve, served.reject)
     server.attach(make_transport())
     server.data_received(H2Connection(Role.CLIENT, Limits(), 0.0).take_output())
+    server.codec.slice_frames = SLICE_FRAMES
     for _ in range(10):
         server.flush()
         server.codec.ping(bytes(8))
@@ -274,7 +275,7 @@ def test_commands_on_a_dead_stream_do_nothing(wire: Any, served: Any, make_sink:
     assert not wire.client_socket.ended
 
 
-FIRST = SLICE_FRAMES - 3
+FIRST = h2.FIRST_FRAMES - 3
 """Requests of the first slice: SETTINGS, its acknowledgement and WINDOW_UPDATE come before them."""
 
 
@@ -338,7 +339,7 @@ class TestTurns:
             assert len(served.requests) <= before + SLICE_FRAMES
         assert len(served.requests) == 1_000
 
-    @pytest.mark.parametrize(("cost", "slices"), [(0.0001, 32), (0.0003, 11), (0.0012, 2), (0.003, 1), (0.02, 1)])
+    @pytest.mark.parametrize(("cost", "slices"), [(0.00001, 32), (0.0003, 5), (0.0012, 1), (0.02, 1)])
     def test_what_costs_much_has_smaller_slices(
         self,
         wire: Any,
@@ -381,7 +382,7 @@ class TestTurns:
             loop.turn()
             counts.append(len(served.requests))
         steps = [step for step in (b - a for a, b in pairwise(counts)) if step]
-        assert steps[:17] == [1] * 12 + [2, 4, 8, 16, SLICE_FRAMES]
+        assert steps[:41] == [1] * 36 + [2, 4, 8, 16, SLICE_FRAMES]
 
     def test_a_small_read_is_not_weighed(
         self,
@@ -420,6 +421,27 @@ class TestTurns:
             loop.turn()
         assert len(served.requests) == FIRST
         assert len(shared.turns) == 0
+
+    def test_a_slice_may_take_longer_while_requests_are_shed(
+        self,
+        wire: Any,
+        shared: ConnectionContext,
+        loop: Any,
+        info: ConnectionInfo,
+        served: Any,
+        make_transport: Any,
+        costs: dict[bytes, float],
+    ) -> None:
+        """The more are refused at once, the less each takes. Here one takes a hundredth of a slice."""
+        shared.overload.is_shedding = True
+        costs[b"/"] = h2.SHED_SECONDS / 100
+        socket = make_transport()
+        self.server(shared, info, served, socket).data_received(self.flood(wire, 1_000))
+        counts = [len(served.requests)]
+        while not socket.is_reading:
+            loop.turn()
+            counts.append(len(served.requests))
+        assert [b - a for a, b in pairwise(counts)][:6] == [16, 32, 64, 64, 64, 64]
 
     def test_a_defect_ends_the_connection(
         self,
