@@ -38,6 +38,9 @@ MESSAGE_BYTES = 0x7FFFFFFF
 """A message as it is on the wire: what gRPC servers take (INT32_MAX)."""
 SLICE_BYTES = 262_144
 """Inflated at once: 0.6 ms where it is all zeros."""
+WALKED_BYTES = 4_096
+WALKED_FIELDS = 2_048
+"""What is walked over at once, if the fields are small: two bytes take 0.2 to 0.5 us."""
 NAMED_BYTES = 1_024
 """Of what names models, read at once: up to 1 ms, where bytes before the last were only kept. 20 tasks have as many."""
 FIELD_BYTES = 16
@@ -309,7 +312,9 @@ class _Stream:
             self._message.passed(passed)
             self._deframer.passed(passed)
         self.ahead = self._passing = 0
-        self._walker.earn(passed + len(data))
+        walker = self._walker
+        walker.earn(passed + len(data))
+        walked = walker.left
         known = len(self._models)
         is_named = False
         named = 0
@@ -320,13 +325,17 @@ class _Stream:
             if message is None:
                 message = self._message = self._begin(part)
             for piece in message.pieces(part.data):
-                for tag, value in message.feed(piece):
-                    named += len(value) + FIELD_BYTES
-                    if named > NAMED_BYTES:
+                for chunk in message.chunks(piece):
+                    for tag, value in message.feed(chunk):
+                        named += len(value) + FIELD_BYTES
+                        if named > NAMED_BYTES:
+                            yield None
+                            named = len(value) + FIELD_BYTES
+                        message.add(tag, value)
+                        is_named = True
+                    if walked - walker.left > WALKED_FIELDS:
                         yield None
-                        named = len(value) + FIELD_BYTES
-                    message.add(tag, value)
-                    is_named = True
+                        walked = walker.left
                 if part.compressed and self._is_slice(len(piece), is_named):
                     yield self._changed_call(known) if is_named else None
                     known = len(self._models)
@@ -410,6 +419,13 @@ class _Message:
     def pieces(self, data: bytes) -> Iterable[bytes]:
         """What a part of the message is to be fed as."""
         return (data,) if self._inflater is None else self._inflater.feed(data)
+
+    def chunks(self, piece: bytes) -> Iterable[bytes]:
+        """What is walked over at once of a piece."""
+        size = len(piece)
+        if size <= WALKED_BYTES or self._scanner.passes(size):
+            return (piece,)
+        return [piece[at : at + WALKED_BYTES] for at in range(0, size, WALKED_BYTES)]
 
     def feed(self, piece: bytes) -> list[tuple[int, bytes]]:
         """The fields that name models and are complete with this piece, to be added in order."""

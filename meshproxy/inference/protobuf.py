@@ -66,11 +66,12 @@ def too_many_models() -> Refusal:
 class FieldWalker:
     """Walks over the fields of the messages of one body, and of those inside them: at most `FIELDS` in all."""
 
-    __slots__ = ("_left", "_to_earn")
+    __slots__ = ("_to_earn", "left")
 
     def __init__(self, free: int = FIELDS) -> None:
         """`free`: fields that need not be earned."""
-        self._left = free
+        self.left = free
+        """Fields that there may still be."""
         self._to_earn = FIELDS - free
 
     def earn(self, received: int) -> None:
@@ -78,7 +79,7 @@ class FieldWalker:
         if self._to_earn:
             more = min(received, self._to_earn)
             self._to_earn -= more
-            self._left += more
+            self.left += more
 
     def begin_message(self) -> None:
         """Another message of the body begins.
@@ -86,8 +87,8 @@ class FieldWalker:
         Raises:
             Refusal: SCAN_LIMIT (`FIELDS`).
         """
-        self._left -= MESSAGE_FIELDS
-        if self._left < 0:
+        self.left -= MESSAGE_FIELDS
+        if self.left < 0:
             raise _too_many()
 
     def walk(
@@ -120,7 +121,7 @@ class FieldWalker:
             Refusal: MALFORMED_MESSAGE, or SCAN_LIMIT (`FIELDS`, `most`).
         """
         stop = len(data)
-        left = self._left
+        left = self.left
         while position < stop:
             begin = position
             tag = data[position]
@@ -128,7 +129,7 @@ class FieldWalker:
             if tag >= 0x80:
                 tag, position = _read_uint32(data, begin, _UINT32, "tag")
                 if not position:
-                    self._left = left
+                    self.left = left
                     return begin, 0, 0
             if tag < 8:
                 raise malformed("it has a field number 0")
@@ -140,7 +141,7 @@ class FieldWalker:
                 else:
                     size, position = _read_uint32(data, position, _INT31, "length")
                     if not position:
-                        self._left = left
+                        self.left = left
                         return begin, 0, 0
                 end = position + size
                 if end > stop + room:
@@ -157,7 +158,7 @@ class FieldWalker:
                 else:
                     number, position = _read_varint(data, position)
                     if not position:
-                        self._left = left
+                        self.left = left
                         return begin, 0, 0
                 if tag in wanted and not groups:
                     found.append((tag, number))
@@ -178,9 +179,9 @@ class FieldWalker:
             if left < 0:
                 raise _too_many()
             if position > stop:
-                self._left = left
+                self.left = left
                 return stop, position - stop, tag
-        self._left = left
+        self.left = left
         return stop, 0, 0
 
     def read(self, data: bytes, wanted: Container[int], depth: int, most: int = FIELDS) -> Found:
@@ -198,11 +199,11 @@ class FieldWalker:
 
     def read_singular(self, data: bytes, wanted: Collection[int], depth: int) -> Found:
         """As `read`, of fields that should come once: what comes again counts for `REPEATED_FIELDS`."""
-        found = self.read(data, wanted, depth, len(wanted) + self._left // REPEATED_FIELDS)
+        found = self.read(data, wanted, depth, len(wanted) + self.left // REPEATED_FIELDS)
         again = len(found) - len(wanted)
         if again > 0:
-            self._left -= REPEATED_FIELDS * again
-            if self._left < 0:
+            self.left -= REPEATED_FIELDS * again
+            if self.left < 0:
                 raise _too_many()
         return found
 
@@ -286,6 +287,10 @@ class FieldScanner:
         self._held = bytearray()
         self._held_tag = 0
         self._carry = b""  # a tag, with its length or varint, that the last piece cut short: at most 14 bytes
+
+    def passes(self, size: int) -> bool:
+        """Whether the next bytes, so many, are within one field that is not wanted."""
+        return self._skip >= size
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """The next piece of the message -> the occurrences that are complete now: tag and value, in order.

@@ -14,6 +14,8 @@ from meshproxy.inference.body_rewrite import MessageRewriter
 from meshproxy.inference.body_scan import (
     FIELD_BYTES,
     NAMED_BYTES,
+    WALKED_BYTES,
+    WALKED_FIELDS,
     BodyKind,
     BodyScan,
     Replaced,
@@ -155,9 +157,12 @@ def refused(scan: Scan, pieces: Iterable[bytes]) -> tuple[int, Refusal]:
     raise AssertionError("not refused")
 
 
-def read_to_its_end(scan: Scan) -> None:
+def read_to_its_end(scan: Scan) -> Call | None:
+    """The last call that it says."""
+    call = None
     while scan.is_behind:
-        scan.read_on()
+        call = scan.read_on() or call
+    return call
 
 
 def test_what_follows_a_field_that_was_passed_over_is_read() -> None:
@@ -211,7 +216,9 @@ def test_a_last_byte_does_not_cause_what_those_before_it_saved() -> None:
 
 def test_all_messages_of_a_body_have_so_many_fields_together() -> None:
     assert scan_of(PREDICT).feed(predicts("m") * 4, True) is not None
-    assert scan_of(PREDICT).feed((predicts("m") + frame(SPEC + write_bytes(2, bytes(1_000)))) * 20, True) is not None
+    scan = scan_of(PREDICT)
+    scan.feed((predicts("m") + frame(SPEC + write_bytes(2, bytes(1_000)))) * 20, True)
+    assert read_to_its_end(scan) is not None
     scan = scan_of(PREDICT)
     scan.feed(predicts("m") * 1_000_000, True)
     with pytest.raises(Refusal) as raised:
@@ -222,10 +229,23 @@ def test_all_messages_of_a_body_have_so_many_fields_together() -> None:
     assert refusal.limit == "fields"
 
 
+def test_many_small_fields_are_walked_over_in_slices() -> None:
+    """Wherever among them the model is named."""
+    for fields in (b"\x18\x00" * 10_000, b"\x18\x80\x80\x00" * 10_000, b"\x1a\x00" * 10_000):
+        for message in (SPEC + fields, fields + SPEC):
+            scan = scan_of(PREDICT)
+            named = [scan.feed(frame(message), True)]
+            while scan.is_behind:
+                named.append(scan.read_on())
+            assert 10_000 / (WALKED_FIELDS + WALKED_BYTES / 2) <= len(named) <= 10_000 / WALKED_FIELDS + 2
+            assert [call for call in named if call is not None] == [scan.call]
+
+
 def test_messages_that_name_nothing_new_make_no_call() -> None:
     scan = scan_of(PREDICT)
     messages = [frame(write_bytes(1, write_text(1, f"m{number}")) + write_bytes(2, bytes(500))) for number in range(20)]
-    known = scan.feed(b"".join(messages), False)
+    assert scan.feed(b"".join(messages), False) is None, "the first slice of many messages"
+    known = read_to_its_end(scan)
     assert known is not None
     assert len(known.models) == 20
     assert [scan.feed(each, False) for each in messages] == [None] * 20
