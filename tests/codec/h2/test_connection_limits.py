@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from meshproxy.codec.events import Data, Failed, Rejected, RequestHead, Reset, ResponseHead
 from meshproxy.codec.h2 import connection, frames
-from meshproxy.codec.h2.connection import SLICE_FRAMES, H2Connection
+from meshproxy.codec.h2.connection import LOOKED_FRAMES, SLICE_FRAMES, H2Connection
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.h2.frames import CONTINUATION, DATA, HEADERS, frame
 from meshproxy.codec.h2.hpack import write_integer
@@ -530,6 +530,21 @@ def test_resets_behind_a_frame_that_was_cut_are_seen(talk: Callable[..., Talk]) 
     while codec.has_more:
         codec.receive(b"", 0.0)
     codec.receive(ping * 2, 0.0)
+    assert codec.postpone(reset) == 1
+
+
+def test_so_much_of_what_is_postponed_is_looked_at(talk: Callable[..., Talk]) -> None:
+    """A read of 96 KiB may have ten thousand frames."""
+    server = talk(limits=Limits(control_burst=10**9))
+    server.opened()
+    codec, ping, reset = server.connection, frames.ping(bytes(8), ack=False), frames.rst_stream(1, ErrorCode.CANCEL)
+    many = ping * (SLICE_FRAMES + 1)
+    codec.receive(many, 0.0)
+    assert codec.postpone(reset + ping * LOOKED_FRAMES) == 1
+    assert codec.postpone(reset) == 0, "where a frame begins is not known any more"
+    while codec.has_more:
+        codec.receive(b"", 0.0)
+    codec.receive(many, 0.0)
     assert codec.postpone(reset) == 1
 
 
