@@ -21,7 +21,7 @@ from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
 from meshproxy.transport.connection import REST_SECONDS, ConnectionContext
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.h2_server import PAUSE, PINGED_PERIODS, QUIET, UNREAD_BUDGET, H2Server
+from meshproxy.transport.h2_server import ENDED_AT_ONCE, PAUSE, PINGED_PERIODS, QUIET, UNREAD_BUDGET, H2Server
 
 POST = ((":method", "POST"), (":scheme", "http"), (":path", "/p"), (":authority", "a"))
 AT_REST = 8_192
@@ -601,3 +601,22 @@ def test_what_is_shed_is_answered_and_not_served(
     shared.overload.is_shedding = False
     leaving.ask()
     assert len(leaving.served.requests) == 1
+
+
+def test_requests_end_in_turns_with_their_connection(
+    wire: Any, shared: ConnectionContext, loop: Any, served: Any, make_sink: Any
+) -> None:
+    count = 3 * ENDED_AT_ONCE + 1
+    asked = [wire.ask(make_sink) for _ in range(count)]
+    wire.settle()
+    assert len(served.requests) == count
+    wire.server.connection_lost(None)
+    ended = [sum(request.reset is not None for request in served.requests)]
+    served.requests[-1].stream.send_response(200, (), end=True)  # goes nowhere
+    while len(shared.turns):
+        loop.turn()
+        ended.append(sum(request.reset is not None for request in served.requests))
+    assert ended == [ENDED_AT_ONCE, 2 * ENDED_AT_ONCE, 3 * ENDED_AT_ONCE, count - 1]
+    assert {request.reset[0] for request in served.requests[:-1]} == {ErrorCode.CANCEL}
+    assert wire.server_socket.take() == b""
+    assert not any(each.heads for each in asked)
