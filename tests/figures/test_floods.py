@@ -23,8 +23,8 @@ pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeou
 RATE = 200
 """Calls a second, of REST and of gRPC each."""
 SECONDS = 4.0
-MOST = 0.1
-"""Seconds that all calls but one of a hundred may take: a flood has the processor for slices of 3 ms (decision 38)."""
+MOST = 0.06
+"""Seconds that all calls but one of a hundred may take: a flood has the processor for slices of 1 ms (decision 38)."""
 
 
 async def calls(target: Target) -> tuple[Run, Run]:
