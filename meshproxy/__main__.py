@@ -10,12 +10,15 @@ from __future__ import annotations
 import os
 import sys
 
+from meshproxy.first import settle
+
 LEVEL = "MESHPROXY_LOG_LEVEL"
 LEVELS = ("debug", "info", "warning", "error")
 
 
 def main() -> None:
     """Run the command. Raises SystemExit with its exit status."""
+    settle()
     path, level = "", os.environ.get(LEVEL, "info")
     match sys.argv[1:]:
         case ["sidecar", "--config", path]:
@@ -23,6 +26,7 @@ def main() -> None:
         case ["sidecar", "--config", path, "--log-level", level]:
             pass
     if level in LEVELS and os.access(path, os.R_OK):
+        settle(reloads=True)
         from meshproxy.sidecar.__main__ import main as sidecar
 
         os.environ[LEVEL] = level

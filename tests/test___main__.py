@@ -19,6 +19,7 @@ Run = list[tuple[str, list[str], str | None]]
 def ran(monkeypatch: pytest.MonkeyPatch) -> Run:
     """What it has become, with which arguments and which level of the log."""
     seen: Run = []
+    monkeypatch.setattr(module, "settle", lambda **how: None)  # tests/test_first.py
     monkeypatch.setenv("MESHPROXY_LOG_LEVEL", "warning")
 
     def become_sidecar(paths: list[str]) -> int:

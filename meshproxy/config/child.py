@@ -5,6 +5,7 @@ memory. Run as `python -m meshproxy.config.child PATH...`; the output is one msg
 before the paths it is what a sidecar starts from (`load_own`). That is read in a fork where nothing else runs yet.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -95,11 +96,15 @@ def written(arguments: Sequence[str]) -> bytes:
     """Load what the arguments name: the `Outcome`, encoded."""
     from meshproxy.config.load import load, load_own
 
+    # Whoever waits has given up then, or is gone: a file may be a pipe that nobody writes to.
+    signal.alarm(int(LOAD_SECONDS) + 1)
     try:
         found = load_own(arguments[1:]) if arguments[:1] == [OWN] else load(arguments)
         outcome = Outcome(None, sidecar=found) if isinstance(found, Sidecar) else Outcome(found)
     except ConfigError as error:
         outcome = Outcome(None, error.problems)
+    finally:
+        signal.alarm(0)
     return msgspec.msgpack.encode(outcome)
 
 

@@ -9,12 +9,14 @@ import gc
 import sys
 
 from meshproxy.config.child import OwnLoad
+from meshproxy.first import settle
 from meshproxy.sidecar import WORKER
 
 
 def main(arguments: list[str]) -> int:
     """Run until stopped by a signal. Returns the exit status: 0, 1 if it could not run, 3 if the documents have
     problems."""
+    settle(reloads=True)
     is_worker = arguments[:1] != [] and arguments[0].startswith(WORKER)
     gc.disable()
     # Read in a fork while this process imports what it serves with (docs/decisions/0041-what-a-start-takes.md).

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -197,6 +200,14 @@ def test_a_fork_gives_what_a_child_gives(good: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ConfigError) as ours:
         load_own([good])
     assert caught.value.problems == ours.value.problems
+
+
+def test_what_cannot_be_read_to_its_end_does_not_outlive_who_waits(tmp_path: Path) -> None:
+    pipe = tmp_path / "mesh.yaml"
+    os.mkfifo(pipe)
+    code = f"from meshproxy.config import child; child.LOAD_SECONDS = 0; child.main([{str(pipe)!r}])"
+    ended = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    assert ended.returncode == -signal.SIGALRM
 
 
 def test_what_changes_while_a_fork_reads_is_seen(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,8 +39,11 @@ def test_documents_are_read_from_the_first_moment_but_by_workers(
         asked.append((given, documents.paths if documents is not None else None))
         return 3
 
+    settled: list[bool] = []
+    monkeypatch.setattr(module, "settle", lambda *, reloads: settled.append(reloads))
     monkeypatch.setattr(module, "OwnLoad", Loading)
     monkeypatch.setattr(module, "gc", collector)
     monkeypatch.setattr(start, "run", run)
     assert module.main(arguments) == 3
     assert asked == [(arguments, read)]
+    assert settled == [True]

@@ -1,0 +1,66 @@
+"""What a process settles first. In processes of their own: standard files and signals are the whole process's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from meshproxy import first
+
+SETTLED = """
+import os, socket, sys
+from meshproxy.first import settle
+settle()
+settle()
+there = socket.socket()
+print(sys.stdout is not None and sys.stderr is not None)
+print("to nobody", file=sys.stderr)
+names = [os.readlink(f"/proc/self/fd/{number}") for number in range(3)]
+found = there.fileno() > 2, [name == os.devnull for name in names], os.get_inheritable(0)
+os.write(int(sys.argv[1]), repr(found).encode())
+"""
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (0, 1), (2,), (0, 1, 2)])
+def test_what_is_closed_is_the_null_device(closed: tuple[int, ...]) -> None:
+    ours, theirs = os.pipe()
+    closing = " ".join(f"{number}>&-" for number in closed)
+    command = ["sh", "-c", f'exec "$@" {closing}', "sh", sys.executable, "-c", SETTLED, str(theirs)]
+    subprocess.run(command, pass_fds=[theirs], stdin=-1, stdout=-1, stderr=-1, check=True)
+    os.close(theirs)
+    with os.fdopen(ours) as pipe:
+        assert pipe.read() == repr((True, [number in closed for number in range(3)], True))
+
+
+def test_the_first_process_of_a_container_ends_when_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        first.settle()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # it has one: nothing else ends by exit status
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        first.settle()
+        signal.raise_signal(signal.SIGTERM)
+        assert ended == [143]
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        first.settle()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_reload_before_there_is_anything_to_reload_is_ignored() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        first.settle()
+        assert signal.getsignal(signal.SIGHUP) is before
+        first.settle(reloads=True)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
