@@ -905,7 +905,7 @@ def test_tls_needs_a_certificate() -> None:
             direction="inbound",
             shared=ConnectionContext(
                 loop=None,  # type: ignore[arg-type]
-                outbox=None,  # type: ignore[arg-type]
+                outbox=Outbox(None),  # type: ignore[arg-type]
                 reaper=None,  # type: ignore[arg-type]
                 limits=Limits(),
                 times=Times(),

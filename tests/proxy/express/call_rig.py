@@ -288,6 +288,7 @@ def plain(thing: Any) -> dict[str, object]:
             value = getattr(thing, name, None)
             if value is None or isinstance(value, int | float | str | bytes):
                 told[name] = value
-    for name in ("lane", "joins", "gate"):  # whether there is a lane
+    # Whether there is a lane, and how much a turn took, which goes by processor time.
+    for name in ("lane", "joins", "gate", "slice_frames", "_at"):
         told.pop(name, None)
     return told
