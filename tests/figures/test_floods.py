@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,23 @@ async def calls(target: Target) -> tuple[Run, Run]:
             transport.abort()
 
 
+async def nothing() -> str:
+    return ""
+
+
+async def busy() -> str:
+    """What flooder and sidecar take of the processors, taken by two processes that only compute: what others notice of
+    the machine alone."""
+    code = "import os, sys, time; os.nice(int(sys.argv[1])); end = time.monotonic() + float(sys.argv[2])\n"
+    code += "while time.monotonic() < end: pass"
+    processes = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", code, str(nice), f"{SECONDS + 0.3}")
+        for nice in (5, 0)
+    ]
+    assert [await process.wait() for process in processes] == [0, 0]
+    return "nothing sent, two processes compute"
+
+
 async def flood(name: str, address: str, folder: Path) -> str:
     command = ("-m", "tests.figures.flooder", name, address, str(folder), f"{SECONDS + 0.3}")
     flooder = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=asyncio.subprocess.PIPE)
@@ -61,10 +80,10 @@ async def test_others_are_served_during_each_flood(tmp_path: Path) -> None:
         target = Target(host, int(port), tls)
         await calls(target)
         worst = 0.0
-        for name in ("quiet", *FLOODS):
-            (rest, grpc), sent = await asyncio.gather(
-                calls(target), flood(name, address, folder) if name != "quiet" else asyncio.sleep(0, "")
-            )
+        others: dict[str, Callable[[], Awaitable[str]]] = {"quiet": nothing, "busy": busy}
+        others |= {name: partial(flood, name, address, folder) for name in FLOODS}
+        for name, other in others.items():
+            (rest, grpc), sent = await asyncio.gather(calls(target), other())
             for run in (rest, grpc):
                 assert run.is_clean, (name, run.errors, run.unanswered)
             p50, p99 = (max(percentile(run, share) * 1e3 for run in (rest, grpc)) for share in (0.5, 0.99))

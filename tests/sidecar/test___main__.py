@@ -14,8 +14,10 @@ from meshproxy.sidecar import __main__ as module
 def collector() -> Iterator[SimpleNamespace]:
     """Garbage collection, whose calls are counted: that of the tests stays as it is."""
     calls: list[str] = []
-    yield SimpleNamespace(**{each: partial(calls.append, each) for each in ("disable", "freeze", "enable")})
-    assert calls == ["disable", "freeze", "enable"]
+    collector = SimpleNamespace(**{each: partial(calls.append, each) for each in ("disable", "freeze", "enable")})
+    collector.set_threshold = lambda *counts: calls.append(f"threshold {counts}")
+    yield collector
+    assert calls == ["disable", "freeze", f"threshold {(module.NEW_OBJECTS, 10, 10)}", "enable"]
 
 
 class Loading:
