@@ -65,10 +65,18 @@ def table(heading: str) -> list[list[str]]:
 
 
 @cache
-def calls() -> tuple[ast.Call, ...]:
+def nodes() -> tuple[tuple[Path, ast.Call | ast.Attribute | ast.AnnAssign | ast.Assign], ...]:
+    """Of all kinds that are asked for here, as parsing takes longer than all tests together."""
     return tuple(
-        node for path in DATA_PLANE for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+        (path, node)
+        for path in DATA_PLANE
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call | ast.Attribute | ast.AnnAssign | ast.Assign)
     )
+
+
+def calls() -> list[ast.Call]:
+    return [node for _, node in nodes() if isinstance(node, ast.Call)]
 
 
 # What fails a handshake
@@ -96,10 +104,11 @@ def test_what_is_not_given_yet_is_not() -> None:
     silent = {row[0] for row in table("`x-meshproxy-refusal`") if row[3].startswith("not given yet")}
     named = {
         node.attr
-        for path in DATA_PLANE
+        for path, node in nodes()
         if path.name != "refusal.py"
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Reason"
+        and isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "Reason"
     }
     assert silent == {reason.label for reason in Reason if reason.name not in named}
 
@@ -179,21 +188,20 @@ def labels_of_code() -> Iterator[str]:
                 and re.fullmatch("[a-z_]+", value.value)
             ):
                 yield value.value
-    for path in DATA_PLANE:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "limit":
-                default = getattr(node.value, "value", None)
-                if isinstance(default, str):
-                    yield default
-            if (
-                isinstance(node, ast.Assign)
-                and isinstance(node.targets[0], ast.Tuple)
-                and isinstance(node.value, ast.Tuple)
-            ):
-                for target, value in zip(node.targets[0].elts, node.value.elts, strict=True):
-                    named = getattr(target, "id", "")
-                    if named in ("limit", "limit_name") and isinstance(value, ast.Constant) and value.value is not None:
-                        yield str(value.value)
+    for _, node in nodes():
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "limit":
+            default = getattr(node.value, "value", None)
+            if isinstance(default, str):
+                yield default
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Tuple)
+            and isinstance(node.value, ast.Tuple)
+        ):
+            for target, value in zip(node.targets[0].elts, node.value.elts, strict=True):
+                named = getattr(target, "id", "")
+                if named in ("limit", "limit_name") and isinstance(value, ast.Constant) and value.value is not None:
+                    yield str(value.value)
 
 
 def test_every_limit_is_counted_by_the_name_on_the_page() -> None:

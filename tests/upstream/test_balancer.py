@@ -401,7 +401,8 @@ def test_each_of_several_that_warm_up_gets_its_own_share() -> None:
 @pytest.mark.parametrize("now", [0.0, 50.0, 100.0])
 def test_a_key_goes_by_the_share_too(now: float) -> None:
     members = replicas(4)
-    own = [key for key in range(8_000) if ring(members)(key) == members[0].key]
+    owner = ring(members)
+    own = [key for key in range(8_000) if owner(key) == members[0].key]
     members[0].load.warm_up(0.0, 100.0)
     share = members[0].load.share(now)
     balancer = balanced(RingHash, members)
