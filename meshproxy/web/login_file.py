@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -49,7 +50,8 @@ class LoginSettings(msgspec.Struct, frozen=True):
     issuer: str
     client_id: str
     client_secret: str = msgspec.field(default="")
-    """Empty: a public client, which PKCE alone protects."""
+    """As it was at the start. Empty: a public client, which PKCE alone protects."""
+    client_secret_file: Path | None = None
     ca_file: Path | None = None
     """Of the issuer's certificate; None: the authorities of this host."""
     algorithms: frozenset[str] = frozenset({"RS256"})
@@ -58,6 +60,14 @@ class LoginSettings(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"LoginSettings({self.address!r}, {self.issuer!r}, {self.client_id!r})"
+
+    def current_secret(self) -> str:
+        """The client's secret as its file has it now, which a Secret's rotation changes; what it was at the start if
+        that cannot be used."""
+        if self.client_secret_file is not None:
+            with suppress(LoginFileError):
+                return _secret(self.client_secret_file)
+        return self.client_secret
 
     @property
     def is_secure(self) -> bool:
@@ -77,11 +87,13 @@ def read_login_file(path: Path) -> LoginSettings:
     scopes = content.scopes if "openid" in content.scopes else ("openid", *content.scopes)
     if not all(map(_SCOPE.fullmatch, scopes)):
         raise LoginFileError(f"{path}: scopes: each is one word")
+    secret_file = Path(content.client_secret_file) if content.client_secret_file is not None else None
     return LoginSettings(
         address=address,
         issuer=_checked_url(content.issuer, "issuer"),
         client_id=content.client_id,
-        client_secret=_secret(Path(content.client_secret_file)) if content.client_secret_file is not None else "",
+        client_secret=_secret(secret_file) if secret_file is not None else "",
+        client_secret_file=secret_file,
         ca_file=Path(content.ca_file) if content.ca_file is not None else None,
         algorithms=frozenset(map(canonical_name, content.algorithms)),
         scopes=scopes,

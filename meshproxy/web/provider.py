@@ -175,14 +175,15 @@ class Provider:
             "code_verifier": pending.verifier,
         }
         headers = {"accept": "application/json"}
-        if not settings.client_secret:
+        secret = settings.current_secret()
+        if not secret:
             form["client_id"] = settings.client_id
         elif "client_secret_basic" in discovery.token_endpoint_auth_methods_supported:
             # RFC 6749 section 2.3.1: both are encoded as in a form first.
-            both = f"{quote(settings.client_id, safe='')}:{quote(settings.client_secret, safe='')}"
+            both = f"{quote(settings.client_id, safe='')}:{quote(secret, safe='')}"
             headers["authorization"] = f"Basic {base64.b64encode(both.encode()).decode()}"
         else:
-            form |= {"client_id": settings.client_id, "client_secret": settings.client_secret}
+            form |= {"client_id": settings.client_id, "client_secret": secret}
         answer = await self._ask("POST", discovery.token_endpoint, headers, form)
         try:
             return msgspec.json.decode(answer, type=_Tokens)

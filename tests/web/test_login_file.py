@@ -39,6 +39,19 @@ def test_a_good_one(tmp_path: Path) -> None:
     assert not local.is_secure
 
 
+def test_a_secret_that_is_rotated(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("first")
+    found = read_login_file(write(tmp_path, clientSecretFile=str(secret)))
+    secret.write_text("second\n")
+    assert found.current_secret() == "second"
+    secret.write_text("")
+    assert found.current_secret() == "first"
+    secret.unlink()
+    assert found.current_secret() == "first"
+    assert read_login_file(write(tmp_path)).current_secret() == ""
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
