@@ -12,7 +12,7 @@ import gzip
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from meshproxy.config import fields, schema
 from meshproxy.inference.unary import write_bytes, write_text
 from meshproxy.policy.compile import compile_policy
 from meshproxy.telemetry.line_writer import LineWriter
+from meshproxy.transport.h1 import H1Server
 from meshproxy.transport.h2_server import H2Server
 from meshproxy.transport.turns import Turns
 from tests.test_request_budget import Bench, Wire
@@ -161,6 +162,33 @@ FLOODS: dict[str, Callable[[], Iterator[bytes]]] = {
 }
 
 
+REST_HEAD = b"GET /v1/models/m HTTP/1.1\r\nhost: x\r\n"
+
+
+def pipelined(request: bytes) -> Callable[[], Iterator[bytes]]:
+    return lambda: repeat(request)
+
+
+def chunks() -> Iterator[bytes]:
+    """Two in a row never have the same size."""
+    yield b"POST /v1/models/m:predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    yield from repeat(b"1\r\nx\r\n2\r\nxx\r\n")
+
+
+def heads_of_many_fields() -> Iterator[bytes]:
+    """Of which none is remembered."""
+    for number in count():
+        yield REST_HEAD + b"".join([b"%d-%d:\r\n" % (field, number) for field in range(127)]) + b"\r\n"
+
+
+HTTP_1_FLOODS: dict[str, Callable[[], Iterator[bytes]]] = {
+    "HTTP/1.1 requests": pipelined(REST_HEAD + b"\r\n"),
+    "HTTP/1.1 chunks": chunks,
+    "HTTP/1.1 fields": heads_of_many_fields,
+}
+FLOODS |= HTTP_1_FLOODS
+
+
 class Cost:
     """Python calls of callbacks."""
 
@@ -209,6 +237,9 @@ class Socket(Wire):
     def abort(self) -> None:
         self.is_closed = True
 
+    def can_write_eof(self) -> bool:
+        return False
+
 
 def denying(bench: Bench) -> None:
     """There is a role, and nobody has it."""
@@ -220,14 +251,15 @@ def denying(bench: Bench) -> None:
     bench.pipeline.snapshot = msgspec.structs.replace(bench.pipeline.snapshot, policy=policy)
 
 
-async def flood(bench: Bench, make: Callable[[], Iterator[bytes]], run: Callable[..., None]) -> int:
+async def flood(bench: Bench, name: str, run: Callable[..., None]) -> int:
     """Send a flood over as many connections as it takes: a closed one is replaced. Returns how many bytes were read."""
+    driver, protocol = (H1Server, "HTTP/1.1") if name in HTTP_1_FLOODS else (H2Server, "HTTP/2")
     sent = 0
     while sent < SENT:
         socket = Socket()
-        server = H2Server(bench.shared, bench.info("inbound", "HTTP/2"), bench.pipeline.serve, bench.pipeline.reject)
+        server = driver(bench.shared, bench.info("inbound", protocol), bench.pipeline.serve, bench.pipeline.reject)
         server.attach(socket)  # type: ignore[arg-type]
-        pending, pieces = START, make()
+        pending, pieces = START if driver is H2Server else b"", FLOODS[name]()
         while sent < SENT and not socket.is_closed:
             while len(pending) < READ:
                 pending += next(pieces)
@@ -261,9 +293,10 @@ def bench_of(tmp_path: Path) -> Iterator[Callable[[], Bench]]:
 @pytest.mark.parametrize("name", FLOODS)
 async def test_work(bench_of: Callable[[], Bench], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     cost = Cost()
-    take_turn = Turns._next
+    take_turn, go_on = Turns._next, H1Server._continue
     monkeypatch.setattr(Turns, "_next", lambda turns: cost.of(take_turn, turns))
-    sent = await flood(bench_of(), FLOODS[name], cost.of)
+    monkeypatch.setattr(H1Server, "_continue", lambda server: cost.of(go_on, server))
+    sent = await flood(bench_of(), name, cost.of)
     assert cost.most <= CALLS_IN_A_CALLBACK
     assert cost.total <= CALLS_FOR_A_BYTE * sent
 
@@ -274,7 +307,7 @@ async def test_memory(bench_of: Callable[[], Bench], name: str) -> None:
     gc.disable()  # nothing may have to wait for it
     tracemalloc.start()
     try:
-        sent = await flood(bench, FLOODS[name], lambda callback, *arguments: callback(*arguments))
+        sent = await flood(bench, name, lambda callback, *arguments: callback(*arguments))
         held = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()

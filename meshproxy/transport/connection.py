@@ -11,6 +11,7 @@ import struct
 import sys
 import termios
 from dataclasses import dataclass, field
+from time import thread_time
 from typing import TYPE_CHECKING, Any
 
 from meshproxy.codec.h2.budgets import Statistics
@@ -35,6 +36,14 @@ READ_BYTES = 98_304
 KiB, from which malloc maps pages for each piece until its threshold has adapted."""
 LARGE_READ = 16_384
 """The output of a read of this size is written at once: batched any further, it would be copied and fill memory."""
+LEAST_READ = 1_024
+"""The smallest read, of connections whose reads are expensive."""
+READ_SECONDS = 0.003
+"""Processor time of a read, with what decrypts it, beyond which others go before the next one. Ordinary reads take
+less, also on a slow processor: 256 KiB of a body that is passed on half a millisecond."""
+TWO_RECORDS = 2 * (5 + 16_384 + 256) + 256
+"""Encrypted bytes among which a record with data ends, wherever it began (RFC 8446 section 5.2), and what uvloop adds
+when it says how many there are."""
 BODY_BYTES = 262_144
 """The size of a read within the body of a request that is passed on as it is (`BodyBuffer`). uvloop reads as much of
 TLS at once, and decrypts all of it in one turn of the loop then: in two or three otherwise, pausing the socket
@@ -254,19 +263,61 @@ CLOSED_TRANSPORT = ClosedTransport()
 
 
 class Reading(asyncio.BufferedProtocol):
-    """Reads at most `READ_BYTES` at once."""
+    """Reads at most `READ_BYTES` at once, and less of who makes that expensive.
 
-    __slots__ = ("shared",)
+    libuv reads up to 32 times in a row as long as each read fills its buffer, and of TLS uvloop decrypts up to 256 KiB
+    each time, in which there may be 11,000 records of one byte. So a read that took long makes way for others
+    (`give_way`), and later ones are smaller until they take little again. Of TLS there may be no data at all: OpenSSL
+    puts no bound to key updates, of which no client needs more than a few. A connection with two large reads of nothing
+    else is closed.
+    """
 
-    shared: ConnectionContext
+    __slots__ = ("_began", "_has_nothing", "_most", "is_encrypted", "shared")
+
+    def __init__(self, shared: ConnectionContext) -> None:
+        self.shared = shared
+        self.is_encrypted = False
+        self._most = READ_BYTES
+        """Bytes of a read: fewer if the last ones were expensive."""
+        self._began = 0.0
+        """`thread_time()` when a read began that is weighed; 0.0: none."""
+        self._has_nothing = False
+        """No data has come of a read that must have had some."""
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """asyncio: the buffer for the next read."""
+        """asyncio: the buffer for the next read. `sizehint`: of TLS, what is about to be decrypted. Raises OSError, as
+        a broken socket does."""
+        is_large = self.is_encrypted and sizehint > TWO_RECORDS
+        if is_large or self._most < READ_BYTES:
+            self._began = thread_time()
+            if is_large:
+                if self._has_nothing:
+                    self.shared.on_limit("tls_records_without_data")
+                    raise ConnectionAbortedError("too many TLS records without data")
+                self._has_nothing = True
+            return self.shared.buffer[: self._most]
         return self.shared.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio: data is in the buffer."""
         self.data_received(self.shared.buffer[:nbytes].tobytes())
+        if self._began:
+            self._weigh_read(nbytes)
+
+    def _weigh_read(self, nbytes: int) -> None:
+        seconds, self._began = thread_time() - self._began, 0.0
+        self._has_nothing = False
+        if seconds > READ_SECONDS:
+            self._most = max(LEAST_READ, int(min(nbytes, READ_BYTES) * READ_SECONDS / seconds))
+        elif self._most < READ_BYTES:
+            if seconds < READ_SECONDS / 2:
+                self._most = min(2 * self._most, READ_BYTES)
+        else:
+            return
+        self.give_way()
+
+    def give_way(self) -> None:
+        """Read no more before other connections have had their turns."""
 
     def data_received(self, data: bytes) -> None:
         """Process the data of one read."""
@@ -294,7 +345,7 @@ class Connection(Reading):
     transport: asyncio.Transport
 
     def __init__(self, shared: ConnectionContext, info: ConnectionInfo) -> None:
-        self.shared = shared
+        super().__init__(shared)
         self.info = info
         self.transport = CLOSED_TRANSPORT
         self.deadline = 0.0
@@ -350,6 +401,7 @@ class Connection(Reading):
     def attach(self, transport: asyncio.Transport) -> None:
         """Start on a connected transport."""
         self.transport = transport
+        self.is_encrypted = bool(self.info.tls_version)
         transport.set_write_buffer_limits(high=UNWRITTEN)
         if hasattr(transport, "set_read_buffer_limits"):  # TLS buffers 256 KiB by default while reading is paused
             transport.set_read_buffer_limits(high=UNREAD)

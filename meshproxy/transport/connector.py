@@ -224,8 +224,8 @@ class Handshake(Reading):
     transport."""
 
     def __init__(self, client: H2Client, address: str, peer: PeerSecurity | None) -> None:
+        super().__init__(client.shared)
         self.client = client
-        self.shared = client.shared
         self._address = address
         self._peer = peer
         self._transport: asyncio.Transport | None = None

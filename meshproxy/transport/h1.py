@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from enum import Enum
 from math import inf
+from time import thread_time
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from meshproxy.codec.events import Data, Failed, Headers, Rejected, RequestHead, ResponseHead, Trailers
 from meshproxy.codec.h1.connection import H1Connection
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.role import Role
-from meshproxy.transport.connection import Connection, ConnectionContext, has_unread, read_rest, unheard
+from meshproxy.transport.connection import (
+    LARGE_READ,
+    READ_BYTES,
+    Connection,
+    ConnectionContext,
+    has_unread,
+    read_rest,
+    unheard,
+)
 from meshproxy.transport.stream import RequestSink, ResponseSink, Sink
 from meshproxy.transport.tls_buffer import give_back
 
@@ -93,17 +102,35 @@ class H1Driver(Connection, Generic[SinkT]):
     def get_buffer(self, sizehint: int) -> memoryview:
         """asyncio: the buffer for the next read; a larger one within a body whose sink has `passes_on`, and it is True:
         it writes what it gets to another HTTP/1.1 connection, and neither looks at it nor keeps it."""
-        self._is_passing = self._codec.left >= self._bodies.least and getattr(self.sink, "passes_on", False)
-        return self._bodies.take() if self._is_passing else self.shared.buffer
+        buffer = Connection.get_buffer(self, sizehint)
+        self._is_passing = (
+            self._codec.left >= self._bodies.least
+            and getattr(self.sink, "passes_on", False)
+            and len(buffer) == READ_BYTES
+        )
+        return self._bodies.take() if self._is_passing else buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio: data is in the buffer."""
+        if nbytes >= LARGE_READ and not self._began:
+            self._began = thread_time()
         if self._is_passing:
             view = self._bodies.read(nbytes)
             is_long = self._bodies.least <= nbytes <= self._codec.left
             self.data_received(view if is_long else view.tobytes())  # type: ignore[arg-type]
         else:
             self.data_received(self.shared.buffer[:nbytes].tobytes())
+        if self._began:
+            self._weigh_read(nbytes)
+
+    def give_way(self) -> None:
+        if not self.is_closing:
+            self._stop_reading()
+            self.shared.turns.add(self._take_turn)
+
+    def _take_turn(self) -> None:
+        if not self._is_reading and not self.is_closing:
+            self._read_on()
 
     @property
     def limits(self) -> Limits:
@@ -453,6 +480,10 @@ class H1Server(H1Driver[RequestSink]):
             self._stop_reading()
         elif not self._is_reading:
             self._read_on()
+
+    def _take_turn(self) -> None:
+        if self.sink is not None or not self.is_paused:  # else `drained` goes on
+            super()._take_turn()
 
     def _linger(self) -> None:
         """Drop the rest of the request without closing: a close would reset the connection before the client has read

@@ -252,6 +252,15 @@ class H2Driver(Connection, Generic[StreamT]):
             self.codec.slice_frames = min(self.codec.slice_frames, SLICE_FRAMES)
             self.transport.resume_reading()
 
+    def give_way(self) -> None:
+        if not self.is_closing:
+            self.transport.pause_reading()
+            self.shared.turns.add(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self.is_closing and not self.codec.has_more:  # else it is done when that has been processed
+            self.transport.resume_reading()
+
     def _weigh(self, seconds: float) -> None:
         """Fit the slices of this connection to what the last one took: frames of one kind cost a hundred times as much
         as others, and who sends them is not to take more of each iteration of the loop than others do."""

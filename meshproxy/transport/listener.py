@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.h2.frames import PREFACE
 from meshproxy.transport import certificate_age
-from meshproxy.transport.connection import Reading, keep_alive
+from meshproxy.transport.connection import LARGE_READ, Reading, keep_alive
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h1 import H1Server
 from meshproxy.transport.h2_server import H2Server
@@ -458,8 +458,8 @@ class ProtocolDetector(Reading):
     """Detects the HTTP version of a connection: by ALPN, or by the HTTP/2 preface (RFC 9113 section 3.4)."""
 
     def __init__(self, listener: Listener, remote: str, original: str) -> None:
+        super().__init__(listener.shared)
         self._listener = listener
-        self.shared = listener.shared
         self._remote = remote
         self._original = original
         self._received = b""
@@ -497,6 +497,7 @@ class ProtocolDetector(Reading):
             original=self._original,
         )
         if tls is not None:
+            self.is_encrypted = True
             # What asyncio has read of the certificate is 2 KB, and of no use to us.
             (transport.get_extra_info("peercert") or {}).clear()
             certificate_age.note(self._info, tls, listener.shared.loop.time())
@@ -547,6 +548,8 @@ class ProtocolDetector(Reading):
         listener.arrived(connection)
         if received:
             connection.data_received(received)
+            if len(received) >= LARGE_READ:
+                connection.give_way()
 
 
 def _has_left(client: socket.socket) -> bool:

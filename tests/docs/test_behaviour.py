@@ -39,7 +39,7 @@ from meshproxy.routing import servers as routing_servers
 from meshproxy.sidecar import clusters, configuration, live_pages
 from meshproxy.telemetry import endpoint_labels, request_metrics, upstream_metrics
 from meshproxy.transport.connect_failures import ConnectFailure
-from meshproxy.transport.connection import Times
+from meshproxy.transport.connection import BODY_BYTES, LEAST_READ, READ_BYTES, READ_SECONDS, Times
 from meshproxy.transport.h2 import MOST_PENDING, SLICE_SECONDS
 from meshproxy.transport.handshake_failures import HandshakeFailure
 from meshproxy.upstream import cluster, discovery, endpoint
@@ -255,6 +255,10 @@ def test_what_is_bounded_without_a_name() -> None:
     slices = said["HTTP/2 frames of one client connection that are processed at once"]
     assert slices.startswith(f"{SLICE_FRAMES}; ")
     assert f" {SLICE_SECONDS * 1e3:.0f} ms " in slices
+    reads = said["a read of HTTP/1.1, or of TLS"]
+    assert reads.startswith(f"{READ_BYTES >> 10} KiB {BODY_BYTES >> 10} KiB ")
+    assert f" {LEAST_READ >> 10} KiB " in reads
+    assert f" {READ_SECONDS * 1e3:.0f} ms " in reads
     assert said["input of one HTTP/2 connection that waits for its turn"].startswith(f"{MOST_PENDING >> 10} KiB")
     shown = (endpoint_labels.MOST_ENDPOINTS, upstream_metrics.MOST_CIRCUITS)
     assert said["endpoints and breakers with their own metrics"] == "{} and {}".format(*shown)

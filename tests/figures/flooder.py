@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from meshproxy.devtools.load.target import client_tls
-from tests.test_flood_budget import FLOODS, START
+from tests.test_flood_budget import FLOODS, HTTP_1_FLOODS, START
 
 PIECE = 98_304
 """Bytes of a write."""
@@ -27,11 +27,12 @@ class Flood:
 
     def __init__(self, name: str, address: str, folder: Path) -> None:
         self.make = FLOODS[name]
+        self.start = b"" if name in HTTP_1_FLOODS else START
         self.host, _, port = address.rpartition(":")
         self.port = int(port)
         files = [folder / name for name in ("ca.pem", "stranger.pem", "stranger-key.pem")]
         self.tls = client_tls(*files, checks_name=False)
-        self.tls.set_alpn_protocols(["h2"])
+        self.tls.set_alpn_protocols(["h2" if self.start else "http/1.1"])
         self.sent = self.connections = 0
 
     async def run(self, until: float) -> None:
@@ -51,7 +52,7 @@ class Flood:
                 pass
 
     async def _send(self, writer: asyncio.StreamWriter, pieces: Iterator[bytes]) -> None:
-        writer.write(START)
+        writer.write(self.start)
         waiting = b""
         for piece in pieces:
             waiting += piece

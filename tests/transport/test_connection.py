@@ -9,12 +9,18 @@ from typing import Any
 
 import pytest
 
+from meshproxy.transport import connection as connection_module
 from meshproxy.transport.connection import (
     LARGE_READ,
+    LEAST_READ,
+    READ_BYTES,
+    READ_SECONDS,
     TCP_STATE,
+    TWO_RECORDS,
     BodyBuffer,
     Connection,
     ConnectionContext,
+    Reading,
     Times,
     has_unread,
     unheard,
@@ -326,3 +332,79 @@ class TestBodyBuffer:
             assert len(bodies.take()) == 8
             if number % 2:
                 views.append(bodies.read(4))
+
+
+class Reader(Reading):
+    """Each byte that it reads costs some processor time."""
+
+    def __init__(self, shared: ConnectionContext) -> None:
+        super().__init__(shared)
+        self.now = 1.0
+        self.cost = 0.0
+        self.given_way = 0
+
+    def data_received(self, data: bytes) -> None:
+        self.now += len(data) * self.cost
+
+    def give_way(self) -> None:
+        self.given_way += 1
+
+    def read(self, sizehint: int, most: int = READ_BYTES) -> int:
+        """As uvloop does, of `sizehint` encrypted bytes. Returns how much was read."""
+        size = min(len(self.get_buffer(sizehint)), most)
+        self.buffer_updated(size)
+        return size
+
+
+class TestReads:
+    """How much is read at once (`Reading`)."""
+
+    @pytest.fixture
+    def reader(self, shared: ConnectionContext, monkeypatch: pytest.MonkeyPatch) -> Reader:
+        reader = Reader(shared)
+        reader.is_encrypted = True
+        monkeypatch.setattr(connection_module, "thread_time", lambda: reader.now)
+        return reader
+
+    def test_who_makes_reads_expensive_gets_smaller_ones_after_others(self, reader: Reader) -> None:
+        reader.cost = 1e-6
+        assert reader.read(200_000) == READ_BYTES
+        assert reader.given_way == 1
+        assert reader.read(200_000) * reader.cost == pytest.approx(READ_SECONDS, rel=0.01)
+        assert reader.given_way == 2
+        reader.cost = 1e-3
+        reader.read(200_000)
+        assert reader.read(200_000) == LEAST_READ
+
+    def test_they_grow_again_whatever_is_read(self, reader: Reader) -> None:
+        reader.cost = 1e-3
+        reader.read(200_000)
+        reader.cost = 0.0
+        sizes = [reader.read(300) for _ in range(9)]
+        assert sizes == [min(LEAST_READ << place, READ_BYTES) for place in range(9)]
+        given_way = reader.given_way
+        reader.read(300)
+        assert reader.given_way == given_way
+
+    def test_small_reads_are_not_weighed(self, reader: Reader) -> None:
+        reader.cost = 1.0
+        reader.read(TWO_RECORDS, most=300)
+        assert reader.given_way == 0
+
+    def test_records_without_data(self, reader: Reader) -> None:
+        """Key updates: uvloop asks for a buffer, and puts nothing into it."""
+        reader.get_buffer(TWO_RECORDS + 1)
+        for _ in range(3):
+            reader.get_buffer(TWO_RECORDS)  # the rest of a record is missing
+        with pytest.raises(ConnectionAbortedError):
+            reader.get_buffer(TWO_RECORDS + 1)
+
+    def test_data_after_them(self, reader: Reader) -> None:
+        for _ in range(3):
+            reader.get_buffer(TWO_RECORDS + 1)
+            assert reader.read(300, most=1) == 1
+
+    def test_sockets_that_had_nothing_after_all(self, reader: Reader) -> None:
+        reader.is_encrypted = False
+        for _ in range(3):
+            reader.get_buffer(65_536)  # what libuv says of each read

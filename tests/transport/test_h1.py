@@ -16,8 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from meshproxy.codec.events import RequestHead
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
+from meshproxy.transport import connection as connection_module
 from meshproxy.transport import h1
-from meshproxy.transport.connection import BODY_BYTES, READ_BYTES, ConnectionContext, Times
+from meshproxy.transport.connection import BODY_BYTES, LARGE_READ, READ_BYTES, ConnectionContext, Times
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h1 import LONG, H1Client, H1Server, ServerState
 from meshproxy.transport.outbox import Outbox
@@ -115,6 +116,68 @@ class TestViews:
         read(server, b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n20000\r\n")
         server.sink = Passing()  # type: ignore[assignment]
         assert read(server, b"a" * READ_BYTES) == READ_BYTES
+
+
+class TestTurns:
+    """After a read that took long others have their turns (`Reading`)."""
+
+    CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+
+    @pytest.fixture(autouse=True)
+    def takes_long(self, served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A microsecond for each byte of the body."""
+        for module in (h1, connection_module):
+            monkeypatch.setattr(
+                module, "thread_time", lambda: 1.0 + sum(len(each.body) for each in served.requests) / 1e6
+            )
+
+    def chunk(self, size: int) -> bytes:
+        return b"%x\r\n%b\r\n" % (size, b"a" * size)
+
+    def test_no_more_is_read_before_others_had_theirs(
+        self, server: H1Server, served: Any, shared: ConnectionContext, loop: Any, transport: Any
+    ) -> None:
+        read(server, self.CHUNKED)
+        assert read(server, self.chunk(LARGE_READ)) == READ_BYTES
+        assert not transport.is_reading
+        assert len(shared.turns) == 1
+        loop.turn()
+        assert transport.is_reading
+        assert len(server.get_buffer(-1)) < LARGE_READ
+
+    def test_nor_before_what_was_read_is_taken(self, server: H1Server, served: Any, loop: Any, transport: Any) -> None:
+        read(server, self.CHUNKED)
+        served.requests[0].holds = True
+        for _ in range(8):
+            read(server, self.chunk(9_000))
+        assert not transport.is_reading
+        server.give_way()
+        loop.turn()
+        assert not transport.is_reading
+
+    def test_nor_between_requests_of_a_client_that_does_not_read(
+        self, server: H1Server, served: Any, loop: Any, transport: Any
+    ) -> None:
+        read(server, GET)
+        server.pause_writing()
+        respond(served.requests[0])
+        server.give_way()
+        loop.turn()
+        assert not transport.is_reading
+        server.resume_writing()
+        assert transport.is_reading
+
+    def test_a_body_that_is_passed_on_is_read_like_others_then(self, server: H1Server, served: Any) -> None:
+        read(server, TestViews.LONG_POST % (5 * VIEWED))
+        read(server, b"a" * LARGE_READ)
+        server.sink = Passing()  # type: ignore[assignment]
+        assert read(server, b"a") < READ_BYTES
+
+    def test_a_connection_that_is_lost_has_no_turn(self, server: H1Server, loop: Any, transport: Any) -> None:
+        server.give_way()
+        server.connection_lost(None)
+        loop.turn()
+        assert not transport.is_reading
 
 
 class TestServer:

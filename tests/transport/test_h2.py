@@ -327,6 +327,28 @@ class TestTurns:
         assert (max(b - a for a, b in zip([FIRST, *counts], counts, strict=False)), counts[-1]) == (SLICE_FRAMES, 200)
         assert socket.pauses == 1
 
+    def test_a_read_that_took_long_is_followed_by_those_of_others(
+        self, shared: ConnectionContext, loop: Any, info: ConnectionInfo, served: Any, make_transport: Any
+    ) -> None:
+        socket = make_transport()
+        server = self.server(shared, info, served, socket)
+        server.give_way()
+        assert not socket.is_reading
+        loop.turn()
+        assert socket.is_reading
+        assert len(shared.turns) == 0
+
+    def test_reading_goes_on_when_all_is_processed_even_so(
+        self, wire: Any, shared: ConnectionContext, loop: Any, info: ConnectionInfo, served: Any, make_transport: Any
+    ) -> None:
+        socket = make_transport()
+        server = self.server(shared, info, served, socket)
+        server.data_received(self.flood(wire, 200))
+        server.give_way()
+        while not socket.is_reading:
+            loop.turn()
+        assert len(served.requests) == 200
+
     def test_two_connections_take_turns(
         self, wire: Any, shared: ConnectionContext, loop: Any, info: ConnectionInfo, served: Any, make_transport: Any
     ) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -24,6 +25,7 @@ from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.certificates import Credentials, client_context, server_context
+from meshproxy.transport import connection as connections
 from meshproxy.transport import listener as listeners
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connection_info import ConnectionInfo
@@ -431,6 +433,19 @@ async def expect_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
     await leave(writer)
 
 
+async def test_a_large_first_read_makes_way_for_others() -> None:
+    """It has been processed by the time the connection exists that could weigh it."""
+    async with listening() as port:
+        for size, pauses in ((16_384, 1), (100, 0)):
+            transport = MagicMock(get_extra_info=lambda name: None, is_closing=lambda: False)
+            transport.get_write_buffer_size.return_value = 0
+            detector = listeners.ProtocolDetector(port.listener, "127.0.0.1:1", "")
+            detector.connection_made(transport)
+            detector.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n" + bytes(size))
+            assert transport.pause_reading.call_count == pauses
+            transport.set_protocol.call_args[0][0].connection_lost(None)
+
+
 class TestWhatIsRefused:
     async def test_strict_refuses_no_certificate(self) -> None:
         async with listening(Security.TLS) as port:
@@ -438,6 +453,31 @@ class TestWhatIsRefused:
             await expect_end(reader, writer)
             await port.counted.until(lambda: port.counted.handshakes == ["failed no_certificate"])
             assert port.counted.open == 0
+
+    async def test_records_without_data_end_the_connection(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Two parts of a record stand for two reads full of key updates."""
+        monkeypatch.setattr(connections, "TWO_RECORDS", 1_000)
+        async with listening(Security.TLS) as port:
+            reader, writer = await port.connect()
+            received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+            tls = tls_client("http/1.1").wrap_bio(received, to_send)
+            while not port.counted.open:
+                try:
+                    tls.do_handshake()
+                    writer.write(to_send.read())
+                    await port.counted.until(lambda: bool(port.counted.open))
+                except ssl.SSLWantReadError:
+                    writer.write(to_send.read())
+                    received.write(await reader.read(65_536))
+            (connection,) = port.listener.connections
+            tls.write(bytes(16_384))
+            record = to_send.read()
+            writer.write(record[:5_000])
+            while not connection._has_nothing:
+                await asyncio.sleep(0)
+            writer.write(record[5_000:10_000])
+            await expect_end(reader, writer)
+            assert port.counted.limits == ["tls_records_without_data"]
 
     async def test_strict_refuses_plaintext(self) -> None:
         async with listening(Security.TLS) as port:
