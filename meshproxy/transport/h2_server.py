@@ -479,6 +479,7 @@ class H2Server(H2Driver[H2ServerStream]):
 
     def fail(self, code: int, reason: str) -> None:
         """As the base, so many at a time: what else is sent on streams that are to end goes nowhere."""
+        self.codec.receive_eof()  # it knows none of them any more
         streams, self.streams = self.streams, {}
         self.waiting.clear()
         self._end_some(iter(streams.values()), len(streams), code, reason)

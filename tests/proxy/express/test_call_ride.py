@@ -5,7 +5,7 @@ import pytest
 from meshproxy.proxy.express.call_ride import CallRide
 from meshproxy.proxy.express_outcome import Outcome
 from meshproxy.proxy.pipeline import ActiveRequest, Pipeline
-from meshproxy.transport.h2_server import RideStream
+from meshproxy.transport.h2_server import ENDED_AT_ONCE, RideStream
 from tests.proxy.express.call_rig import CallRig, response
 from tests.proxy.express.rig import defect
 from tests.proxy.express.test_call_differential import WARM, call, do
@@ -94,3 +94,24 @@ def test_what_goes_wrong_in_unfolding_ends_that_call_only(
     assert rig.pipeline.live == set()
     assert rig.server.streams == {}
     assert isinstance(rig.pipeline, Pipeline)
+
+
+def test_an_answer_goes_nowhere_if_it_comes_between_the_end_of_the_connection_and_that_of_the_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rig = in_flight(is_express=True)
+    for number in range(ENDED_AT_ONCE):
+        rig.ask(rig.request(**call(10 + number)))
+        rig.settle()
+    seen = len(rig.wire.written)
+    rig.server.connection_lost(None)
+    (ride,) = rig.pipeline.live
+    assert isinstance(ride, CallRide)
+    number, data = rig.reply(response(1), which=-1)
+    rig.clients[number].data_received(data)
+    rig.turn()
+    assert caplog.text == ""
+    assert rig.count(Outcome.FAILED) == 0
+    assert rig.pipeline.live == set()
+    assert rig.endpoint.load.in_flight == 0
+    assert len(rig.wire.written) == seen
