@@ -172,7 +172,7 @@ class Sidecar:
         # Sockets: the settings that connections share.
         self._reaper = Reaper(loop)
         outbox = Outbox(loop)
-        turns = Turns(loop, outbox.flush)
+        self._turns = turns = Turns(loop, outbox.flush)
 
         def connections(direction: str, limits: Limits, times: Times) -> ConnectionContext:
             shared = ConnectionContext(
@@ -448,8 +448,10 @@ class Sidecar:
         for direction in self.directions:
             await direction.close()
         await self.admin.close()
-        # Requests that were aborted are yet to be logged.
+        # Requests that were aborted are yet to be logged. Those of HTTP/2 end in turns.
         for _ in range(PARTING_TURNS):
+            await asyncio.sleep(0)
+        while self._turns.has_work:  # noqa: ASYNC110 - a turn is an iteration
             await asyncio.sleep(0)
         await self.server_metrics.close()
         await self.tracing.close()

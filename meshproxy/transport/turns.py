@@ -30,6 +30,11 @@ class Turns:
         self._is_due = False
         """`_next` is scheduled."""
 
+    @property
+    def has_work(self) -> bool:
+        """Some waits, in one of the queues."""
+        return bool(self._queues)
+
     def queue(self) -> TurnQueue:
         return TurnQueue(self)
 

@@ -23,6 +23,9 @@ import yaml
 from cryptography.x509 import load_der_x509_certificate
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from meshproxy.codec.h2.connection import H2Connection
+from meshproxy.codec.limits import Limits
+from meshproxy.codec.role import Role
 from meshproxy.config import file_watch
 from meshproxy.config.file_watch import FileWatch
 from meshproxy.config.load import load, load_own
@@ -33,12 +36,13 @@ from meshproxy.devtools.local_mesh import TRUST_DOMAIN, document, environment
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.sidecar import clusters, configuration, document_source, drain, worker
-from meshproxy.sidecar.app import Sidecar, run_sidecar
+from meshproxy.sidecar.app import PARTING_TURNS, Sidecar, run_sidecar
 from meshproxy.sidecar.direction import Direction
 from meshproxy.sidecar.document_source import FileDocuments
 from meshproxy.sidecar.rotation import load_identity
 from meshproxy.sidecar.supervisor import reserve
 from meshproxy.sidecar.tokens import Tokens
+from meshproxy.transport import h2_server
 from meshproxy.transport.listener import Listener, ListenerState, PeerRejected
 from meshproxy.transport.reaper import PERIOD
 from tests.collector import collecting
@@ -805,6 +809,26 @@ class TestItsEnd:
             connection[1].close()
         assert "drain timeout reached; aborting in-flight requests" in caplog.text
         assert "/v1/models/slow" in (tmp_path / "access.log").read_text()
+        assert it.direction.pipeline.live == set()
+
+    async def test_requests_that_end_in_turns_are_all_written_down(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(h2_server, "ENDED_AT_ONCE", 1)
+        count = 4 * PARTING_TURNS
+        options: dict[str, Any] = {"drainTimeout": "100ms", "accessLog": "./access.log"}
+        async with model_server() as model, running(tmp_path, model, sidecar=options) as it:
+            client = H2Connection(Role.CLIENT, Limits(), 0.0)
+            for _ in range(count):
+                client.send_request(b"GET", b"http", b"x", b"/v1/models/slow", (), True)
+            _, writer = await connect(it.inbound.address)
+            writer.write(client.take_output())
+            await until(lambda: len(it.direction.pipeline.live) == count)
+            it.sidecar.drain()
+            await asyncio.wait((it.task,))
+            writer.close()
+        lines = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
+        assert [line["response_flags"] for line in lines] == ["DC"] * count
         assert it.direction.pipeline.live == set()
 
     async def test_a_part_of_ours_that_dies_ends_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,9 @@ def test_queues_take_turns_whatever_waits_in_each() -> None:
     for _ in range(5):
         loop.turn()
     assert done == ["many 0", "one", "many 1", "one", "many 2"]
+    assert turns.has_work
     one.discard(again)
+    assert not turns.has_work
     loop.turn()
     loop.turn()
     assert (len(done), loop.soon) == (5, [])
