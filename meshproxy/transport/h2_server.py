@@ -481,7 +481,6 @@ class H2Server(H2Driver[H2ServerStream]):
         """As the base, so many at a time: what else is sent on streams that are to end goes nowhere."""
         self.codec.receive_eof()  # it knows none of them any more
         streams, self.streams = self.streams, {}
-        self.waiting.clear()
         self._end_some(iter(streams.values()), len(streams), code, reason)
 
     def _end_some(self, streams: Iterator[H2ServerStream], left: int, code: int, reason: str) -> None:
@@ -492,6 +491,7 @@ class H2Server(H2Driver[H2ServerStream]):
             sink, stream.sink = stream.sink, None
             if sink is not None:
                 sink.reset_received(code, reason)
+        self.waiting.clear()  # also of what was sent in between: it refers to us
 
     def close(self) -> None:
         """Name the last stream, so that the client may repeat later requests elsewhere, and close."""

@@ -620,3 +620,19 @@ def test_requests_end_in_turns_with_their_connection(
     assert {request.reset[0] for request in served.requests[:-1]} == {ErrorCode.CANCEL}
     assert wire.server_socket.take() == b""
     assert not any(each.heads for each in asked)
+
+
+def test_nothing_waits_for_the_socket_of_a_connection_that_has_ended(
+    wire: Any, shared: ConnectionContext, loop: Any, served: Any, make_sink: Any
+) -> None:
+    for _ in range(ENDED_AT_ONCE + 1):
+        wire.ask(make_sink)
+    wire.settle()
+    wire.server.pause_writing()
+    wire.server.connection_lost(None)
+    served.requests[-1].stream.send_response(200, (), end=False)
+    served.requests[-1].stream.send_data(b"late", end=True)
+    while len(shared.turns):
+        loop.turn()
+    assert served.requests[-1].reset is not None
+    assert wire.server.waiting == []
