@@ -91,6 +91,12 @@ class Wire:
     def set_write_buffer_limits(self, high: int) -> None:
         pass
 
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
     def get_extra_info(self, name: str) -> None:
         return None
 

@@ -279,8 +279,8 @@ class Reading(asyncio.BufferedProtocol):
         self.is_encrypted = False
         self._most = READ_BYTES
         """Bytes of a read: fewer if the last ones were expensive."""
-        self._began = 0.0
-        """`thread_time()` when a read began that is weighed; 0.0: none."""
+        self._began: float | None = None
+        """`thread_time()` when a read began that is weighed."""
         self._has_nothing = False
         """No data has come of a read that must have had some."""
 
@@ -301,11 +301,11 @@ class Reading(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio: data is in the buffer."""
         self.data_received(self.shared.buffer[:nbytes].tobytes())
-        if self._began:
-            self._weigh_read(nbytes)
+        if self._began is not None:
+            self._weigh_read(nbytes, self._began)
 
-    def _weigh_read(self, nbytes: int) -> None:
-        seconds, self._began = thread_time() - self._began, 0.0
+    def _weigh_read(self, nbytes: int, began: float) -> None:
+        seconds, self._began = thread_time() - began, None
         self._has_nothing = False
         if seconds > READ_SECONDS:
             self._most = max(LEAST_READ, int(min(nbytes, READ_BYTES) * READ_SECONDS / seconds))

@@ -112,7 +112,7 @@ class H1Driver(Connection, Generic[SinkT]):
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio: data is in the buffer."""
-        if nbytes >= LARGE_READ and not self._began:
+        if nbytes >= LARGE_READ and self._began is None:
             self._began = thread_time()
         if self._is_passing:
             view = self._bodies.read(nbytes)
@@ -120,8 +120,8 @@ class H1Driver(Connection, Generic[SinkT]):
             self.data_received(view if is_long else view.tobytes())  # type: ignore[arg-type]
         else:
             self.data_received(self.shared.buffer[:nbytes].tobytes())
-        if self._began:
-            self._weigh_read(nbytes)
+        if self._began is not None:
+            self._weigh_read(nbytes, self._began)
 
     def give_way(self) -> None:
         if not self.is_closing:
