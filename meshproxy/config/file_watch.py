@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+READS = 3
+"""Of files that change while they are read. What is read last is taken, and read again after the next look."""
 PERIOD = 0.5
 """Seconds between two checks: a change takes effect within a second. (The kubelet takes up to a minute to update a
 mounted volume.)"""
@@ -49,6 +51,15 @@ class FileWatch:
     def is_stale(self) -> bool:
         """Whether anything is different from the last `mark` or look: what was read since may be of two times."""
         return self.seen != self._now()
+
+    def reads(self) -> Iterator[None]:
+        """Once for each time that all files are to be read, marked before: again, `READS` times at most, if they have
+        changed meanwhile. Roles of one time and bindings of another may permit what neither does."""
+        for _ in range(READS):
+            self.mark()
+            yield
+            if not self.is_stale:
+                return
 
     def _now(self) -> dict[Path, tuple[object, ...]]:
         return {file: _seen(file) for file in self._files()}

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 PERIOD = 0.05
 """Seconds between two looks at the files."""
-READS = 3
-"""Of files that change while they are read. What is read last is taken, and read again after the next look."""
 
 
 def _written(path: Path) -> Written | None:
@@ -76,12 +74,9 @@ class Files:
 
     async def read(self) -> tuple[Mapping[str, Source | None], Sequence[Problem]]:
         changed: dict[str, Source | None] = {}
-        for _ in range(READS):
-            self._watch.mark()
+        for _ in self._watch.reads():
             found, problems = await asyncio.to_thread(self._read)
             changed |= found
-            if not self._watch.is_stale:  # what is of two times may permit what neither does
-                break
         return changed, problems
 
     def _read(self) -> tuple[dict[str, Source | None], list[Problem]]:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-READS = 3
-"""Of files that change while they are read. What is read last is taken, and read again after the next look."""
 SHARED_PERIOD = 0.05
 """Seconds between two looks at what the supervisor has stored."""
 
@@ -65,11 +63,8 @@ class FileDocuments:
         self._in_use = in_use
 
     async def load(self) -> Documents:
-        for _ in range(READS):
-            self._watch.mark()
+        for _ in self._watch.reads():
             documents = await load_in_child(self._paths)
-            if not self._watch.is_stale:  # roles of one time and bindings of another may permit what neither does
-                break
         return documents
 
     def start(self, changed: Callable[[], None]) -> None:

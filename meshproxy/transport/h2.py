@@ -56,10 +56,10 @@ SLICE_SECONDS = 0.001
 """Processor time of a slice of a read, about which others wait between their turns. A connection whose slices take
 longer gets fewer frames in each (`H2Driver._weigh`); one frame is the least. Two or three ordinary calls on a slow
 processor."""
-FIRST_FRAMES = 8
-"""Frames of a client's first slice: what they cost is not known yet."""
 SHED_SECONDS = 0.003
 """The same while requests are shed: the more are refused at once, the less each takes."""
+FIRST_FRAMES = 8
+"""Frames of a client's first slice: what they cost is not known yet."""
 
 
 class H2Stream(Generic[SinkT]):
