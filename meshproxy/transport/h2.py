@@ -23,7 +23,7 @@ from meshproxy.transport.stream import Sink
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from meshproxy.codec.events import Event
     from meshproxy.transport.connection_info import ConnectionInfo
@@ -150,6 +150,14 @@ class H2Stream(Generic[SinkT]):
         driver.codec.reset(self.id, code)
         driver.touch()
         driver.forget(self)
+
+
+def end_streams(streams: Iterable[H2Stream[Any]], code: int, reason: str) -> None:
+    """Reset streams of a connection that has ended, towards their sinks."""
+    for stream in streams:
+        sink, stream.sink = stream.sink, None
+        if sink is not None:
+            sink.reset_received(code, reason)
 
 
 class H2Driver(Connection, Generic[StreamT]):
@@ -343,10 +351,7 @@ class H2Driver(Connection, Generic[StreamT]):
         """Reset every stream towards its sink."""
         streams, self.streams = self.streams, {}
         self.waiting.clear()
-        for stream in streams.values():
-            sink, stream.sink = stream.sink, None
-            if sink is not None:
-                sink.reset_received(code, reason)
+        end_streams(streams.values(), code, reason)
 
     # Commands
 

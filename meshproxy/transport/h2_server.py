@@ -14,7 +14,7 @@ from meshproxy.codec.h2.encoder import HeadTooLarge
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.h2.frames import PING
 from meshproxy.codec.role import Role
-from meshproxy.transport.h2 import H2Driver, H2Stream
+from meshproxy.transport.h2 import H2Driver, H2Stream, end_streams
 from meshproxy.transport.stream import RequestSink
 from meshproxy.transport.tls_buffer import give_back
 
@@ -487,10 +487,7 @@ class H2Server(H2Driver[H2ServerStream]):
         left -= ENDED_AT_ONCE
         if left > 0:
             self.shared.turns.add(partial(self._end_some, streams, left, code, reason))
-        for stream in islice(streams, ENDED_AT_ONCE):
-            sink, stream.sink = stream.sink, None
-            if sink is not None:
-                sink.reset_received(code, reason)
+        end_streams(islice(streams, ENDED_AT_ONCE), code, reason)
         self.waiting.clear()  # also of what was sent in between: it refers to us
 
     def close(self) -> None:
