@@ -139,7 +139,8 @@ def test_prometheus_reads_both_sidecars_and_the_control_plane(page: Page) -> Non
     both = {"replica:18502", "application:18502"}
     look_until(lambda: query(page, calls), lambda found: found.keys() == both, PATIENCE)
     assert query(page, "up") == {"replica:18502": 1, "application:18502": 1, "control:18512": 1}
-    assert query(page, 'meshproxy_control_sidecars{state="in-sync"}') == {"control:18512": 2}
+    in_sync = 'meshproxy_control_sidecars{state="in-sync"}'
+    look_until(lambda: query(page, in_sync), lambda found: found == {"control:18512": 2}, PATIENCE)
 
 
 def test_both_sidecars_export_their_spans(page: Page) -> None:

@@ -60,14 +60,14 @@ async def test_the_control_planes_disk(tmp_path: Path) -> None:
         rotations = it.rotations()
         await until(lambda: it.rotations() > rotations)
         await load.more(50)
-        page = await read_series(str(it.control.listening["web"]), "/metrics")
-        failures = {kind: page[f'meshproxy_control_store_failures_total{{record="{kind}"}}'] for kind in KINDS}
-        assert min(failures.values()) >= 1
 
         def said(what: str) -> list[str]:
             return [line for line in it.control.output if "No space left on device" in line and what in line]
 
         await until(lambda: said("keys that get certificates") and said("what certificates are out"))
+        page = await read_series(str(it.control.listening["web"]), "/metrics")
+        failures = {kind: page[f'meshproxy_control_store_failures_total{{record="{kind}"}}'] for kind in KINDS}
+        assert min(failures.values()) >= 1
         lines = said("")
         print(f"records that could not be written: {failures}; the log has {len(lines)} lines about it: {lines[0]}")
         disk.free()
