@@ -343,8 +343,9 @@ class _Tree:
                 for each in tree:
                     self._add(each, depth + 1)
         elif isinstance(tree, dict):
-            self._shape.append(sorted(tree))
-            for key in sorted(tree):
+            keys = sorted(tree)
+            self._shape.append(keys)
+            for key in keys:
                 self._add(tree[key], depth + 1)
         else:  # a text, a truth value, null
             self._shape.append(type(tree).__name__)
