@@ -25,7 +25,7 @@ spec_bytes  # inference/body_scan: BodyKind.limit names it
 config_bytes  # inference/body_scan: BodyKind.limit names it
 
 # Members of enumerations that are used as a whole.
-LINGERING  # ServerState of transport/h1 is unpacked in one line
+LINGERING  # ServerState of transport/h1_server is unpacked in one line
 _.SETTINGS_TIMEOUT  # RFC 9113 section 7
 _.CONNECT_ERROR  # RFC 9113 section 7
 _.INADEQUATE_SECURITY  # RFC 9113 section 7

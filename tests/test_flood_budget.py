@@ -27,7 +27,7 @@ from meshproxy.config import fields, schema
 from meshproxy.inference.unary import write_bytes, write_text
 from meshproxy.policy.compile import compile_policy
 from meshproxy.telemetry.line_writer import LineWriter
-from meshproxy.transport.h1 import H1Server
+from meshproxy.transport.h1_server import H1Server
 from meshproxy.transport.h2_server import H2Server
 from meshproxy.transport.turns import Turns
 from tests.test_request_budget import Bench, Wire

@@ -34,7 +34,8 @@ from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from meshproxy.telemetry.trace import Tracer, record_trace
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.h1 import H1Client, H1Server
+from meshproxy.transport.h1_client import H1Client
+from meshproxy.transport.h1_server import H1Server
 from meshproxy.transport.h2_client import H2Client
 from meshproxy.transport.h2_server import H2Server
 from meshproxy.transport.outbox import Outbox

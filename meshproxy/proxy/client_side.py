@@ -29,7 +29,7 @@ from meshproxy.proxy.guard import guarded
 from meshproxy.proxy.headers import has_refusal
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.cors import share
-from meshproxy.transport.h1 import H1Server
+from meshproxy.transport.h1_server import H1Server
 
 if TYPE_CHECKING:
     import asyncio

@@ -47,7 +47,7 @@ from meshproxy.proxy.mirror import Mirrors
 from meshproxy.proxy.relay import Relay
 from meshproxy.proxy.route_actions import RouteActions
 from meshproxy.refusal import Reason, Refusal
-from meshproxy.transport.h1 import H1Server
+from meshproxy.transport.h1_server import H1Server
 from meshproxy.transport.h2_server import H2ServerStream
 
 if TYPE_CHECKING:
@@ -302,7 +302,7 @@ class Pipeline(ProxyContext):
         return request
 
     def reject(self, stream: Downstream, rejected: Rejected) -> None:
-        """Answer a request that the codec refused (`h1.Reject`); all that is known of it is that it failed."""
+        """Answer a request that the codec refused (`stream.Reject`); all that is known of it is that it failed."""
         request = ActiveRequest(self, stream, RequestHead(rejected.stream, b"", b"", b"", (), end=True))
         if self.tracer.is_recording:
             request.trace, _ = self.tracer.begin(())

@@ -21,7 +21,7 @@ from meshproxy.proxy.server_timing import server_timing
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing.failure import Failure
 from meshproxy.routing.retry import Skip
-from meshproxy.transport.h1 import H1Client
+from meshproxy.transport.h1_client import H1Client
 from meshproxy.upstream.cluster import NoEndpoint
 
 if TYPE_CHECKING:

@@ -154,7 +154,7 @@ class Admin:
             reply(stream, head, 404, NOT_FOUND)
 
     def reject(self, stream: Downstream, rejected: Rejected) -> None:
-        """Answer a request that the codec rejected (`h1.Reject`)."""
+        """Answer a request that the codec rejected (`stream.Reject`)."""
         stream.sink = DiscardingSink(stream)
         reply(stream, None, rejected.status, rejected.reason.encode() + b"\n")
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Set
 
     from meshproxy.transport.connection_info import ConnectionInfo
-    from meshproxy.transport.h1 import H1Server
+    from meshproxy.transport.h1_server import H1Server
     from meshproxy.transport.h2_server import H2Server
 
 EARLIEST = 0.5

@@ -22,7 +22,7 @@ from meshproxy.codec.limits import Limits
 from meshproxy.transport.connect_failures import UNIX, ConnectError
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connector import PeerSecurity, connect_h1, connect_h2
-from meshproxy.transport.h1 import H1Client
+from meshproxy.transport.h1_client import H1Client
 from meshproxy.transport.h2_client import H2Client
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper

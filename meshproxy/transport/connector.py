@@ -24,7 +24,7 @@ from meshproxy.transport.certificate_age import leaves_after, time_left
 from meshproxy.transport.connect_failures import NAMED, SIDECAR, UNIX, ConnectError, ConnectFailure, Hints, explain
 from meshproxy.transport.connection import Reading, keep_alive
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.h1 import H1Client, H1Owner
+from meshproxy.transport.h1_client import H1Client, H1Owner
 from meshproxy.transport.h2_client import H2Client, H2Owner
 from meshproxy.transport.listener import PeerRejected
 

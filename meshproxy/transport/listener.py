@@ -23,7 +23,7 @@ from meshproxy.codec.h2.frames import PREFACE
 from meshproxy.transport import certificate_age
 from meshproxy.transport.connection import LARGE_READ, Reading, keep_alive
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.h1 import H1Server
+from meshproxy.transport.h1_server import H1Server
 from meshproxy.transport.h2_server import H2Server
 from meshproxy.transport.handshake_failures import OF_IDENTITY, HandshakeFailure, classify, detail
 from meshproxy.transport.original_destination import original_destination

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from meshproxy.inference.surface import StatusProbe
     from meshproxy.transport.client import StreamSource
     from meshproxy.transport.connection import ConnectionContext
-    from meshproxy.transport.h1 import H1Client
+    from meshproxy.transport.h1_client import H1Client
     from meshproxy.upstream.health import Health
 
 logger = logging.getLogger(__name__)

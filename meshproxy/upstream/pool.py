@@ -22,7 +22,7 @@ import msgspec
 from meshproxy.transport.certificate_age import LEAVING
 from meshproxy.transport.connect_failures import ConnectError, ConnectFailure
 from meshproxy.transport.connector import connect_h1, connect_h2
-from meshproxy.transport.h1 import H1Client
+from meshproxy.transport.h1_client import H1Client
 from meshproxy.transport.h2_client import H2Client
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from meshproxy.upstream.pool import H1Pool
 if TYPE_CHECKING:
     from meshproxy.transport.client import StreamWaiter
     from meshproxy.transport.connector import PeerSecurity
-    from meshproxy.transport.h1 import H1Client
+    from meshproxy.transport.h1_client import H1Client
     from meshproxy.upstream.pool import H2Pool
 
 CALLS_PER_CONNECTION = 16

@@ -30,7 +30,7 @@ from meshproxy.routing.failure import Failure
 from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.h1 import H1Server
+from meshproxy.transport.h1_server import H1Server
 from meshproxy.transport.h2_client import GOING_AWAY
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.stream import HeadRefused

@@ -39,7 +39,8 @@ from meshproxy.routing.split import Arm, Split
 from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.h1 import H1Client, H1Server
+from meshproxy.transport.h1_client import H1Client
+from meshproxy.transport.h1_server import H1Server
 from meshproxy.transport.h2_client import H2Client
 from meshproxy.transport.h2_server import H2Server
 from meshproxy.transport.outbox import Outbox

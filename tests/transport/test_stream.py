@@ -16,7 +16,8 @@ from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
 from meshproxy.transport.connection import ConnectionContext
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.h1 import H1Client, H1Server
+from meshproxy.transport.h1_client import H1Client
+from meshproxy.transport.h1_server import H1Server
 from meshproxy.transport.h2_client import H2Client
 from meshproxy.transport.h2_server import H2Server
 

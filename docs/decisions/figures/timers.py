@@ -16,7 +16,7 @@ import uvloop
 from meshproxy.codec.limits import Limits
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.h1 import H1Server
+from meshproxy.transport.h1_server import H1Server
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 

@@ -13,7 +13,7 @@ from meshproxy.proxy.express.shape import MOST_HEAD, REQUEST_ID, TIMEOUT, shape_
 from meshproxy.proxy.express_outcome import Outcome
 from meshproxy.proxy.request import Request
 from meshproxy.routing.deadline import format_rest
-from meshproxy.transport.h1 import ASKED
+from meshproxy.transport.h1_client import ASKED
 from meshproxy.upstream.cluster import NoEndpoint
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from meshproxy.proxy.context import ProxyContext
     from meshproxy.proxy.exchange import LiveExchange
     from meshproxy.proxy.express.shape import Shape
-    from meshproxy.transport.h1 import H1Server
+    from meshproxy.transport.h1_server import H1Server
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class _Candidate(NamedTuple):
 
 
 class Lane:
-    """The lane of one connection (`h1.Lane`)."""
+    """The lane of one connection (`h1_server.Lane`)."""
 
     __slots__ = ("_candidate", "_followed", "_plans", "_resume", "_seen", "_unused", "context", "wasted")
 
@@ -246,7 +246,7 @@ class Lane:
         self._seen.add(seen)
 
     def follow(self, downstream: H1Server) -> None:
-        """What `carry` has left has begun on the ordinary way (`h1.Lane`)."""
+        """What `carry` has left has begun on the ordinary way (`h1_server.Lane`)."""
         (head, size), self._followed = self._followed, NOTHING
         request: object = downstream.sink
         # If more than it has come, it may have been answered already, and the sink be that of the next one.

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from meshproxy.proxy.request import Request
 
 MOST_BODY = 16_384
-"""Bytes of a body: more may not fit into the buffers of the server's socket (`h1.LONG`)."""
+"""Bytes of a body: more may not fit into the buffers of the server's socket (`h1_client.LONG`)."""
 NO_LIMIT = inf
 """Seconds of an exchange that may take as long as it takes."""
 ABSENT = -1

@@ -11,7 +11,8 @@ from meshproxy.proxy.express_outcome import CARRIED, Outcome
 if TYPE_CHECKING:
     from meshproxy.proxy.exchange import LiveExchange
     from meshproxy.proxy.express.plan import Plan
-    from meshproxy.transport.h1 import H1Client, H1Server
+    from meshproxy.transport.h1_client import H1Client
+    from meshproxy.transport.h1_server import H1Server
     from meshproxy.upstream.pool import H1Pool
 
 HEAD_END = b"\r\n\r\n"

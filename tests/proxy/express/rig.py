@@ -30,7 +30,8 @@ from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from meshproxy.telemetry.trace import Tracer, record_trace
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.h1 import H1Client, H1Server
+from meshproxy.transport.h1_client import H1Client
+from meshproxy.transport.h1_server import H1Server
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import PERIOD, Reaper
 from meshproxy.upstream.cluster import Cluster, ClusterSettings

@@ -9,7 +9,7 @@ from meshproxy.proxy.express.lane import MOST_ANSWERS, MOST_PLANS, MOST_SEEN, PA
 from meshproxy.proxy.express.ride import Ride
 from meshproxy.proxy.express_outcome import Outcome
 from meshproxy.proxy.pipeline import ActiveRequest
-from meshproxy.transport.h1 import H1Server
+from meshproxy.transport.h1_server import H1Server
 from tests.proxy.express.rig import Rig, answer, defect, request
 from tests.proxy.test_sampled_answer import FakeSampler
 

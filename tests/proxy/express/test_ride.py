@@ -11,7 +11,8 @@ from meshproxy.proxy.express.ride import Ride
 from meshproxy.proxy.express_outcome import Outcome
 from meshproxy.proxy.pipeline import ActiveRequest
 from meshproxy.proxy.retries import Retries
-from meshproxy.transport.h1 import H1Client, H1Server
+from meshproxy.transport.h1_client import H1Client
+from meshproxy.transport.h1_server import H1Server
 from tests.proxy.express.rig import Rig, answer, defect, request
 from tests.proxy.express.test_lane import TRACE, warm
 
