@@ -14,8 +14,16 @@ from hypothesis import strategies as st
 
 import meshproxy.devtools  # noqa: F401 - tells grpcio about processes that tests start
 
+IS_THOROUGH = "MESHPROXY_THOROUGH" in os.environ
+"""Set by `make coverage`: more examples, and both event loops everywhere. `make test` is a seventh shorter without."""
+
 # A shared machine makes single examples slow without anything being wrong; tests bound their work with max_examples.
-settings.register_profile("meshproxy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "meshproxy",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    max_examples=100 if IS_THOROUGH else 40,
+)
 settings.load_profile("meshproxy")
 
 # Collecting 18,000 tests makes millions of objects and hardly any garbage.
@@ -46,8 +54,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Every async test runs on both loops that a sidecar may run on."""
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    """Sidecar and control plane run on uvloop, some tools for developers on asyncio. A thorough run takes both for
+    everything: what is right on one of them only is right by chance."""
+    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"uvloop": uvloop.new_event_loop}
+    if IS_THOROUGH or "devtools" in item.path.parts:
+        loops["asyncio"] = asyncio.new_event_loop
+    return loops
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
