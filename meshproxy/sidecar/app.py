@@ -201,7 +201,7 @@ class Sidecar:
         # The configuration: compiled from the documents, replaced by a reload, while learned state is carried over. The
         # identity rotates without a reload.
         traffic = UpstreamMetrics(self.metrics.registry, self.metrics.requests.model_labels)
-        self.identity = IdentityRotation(identity, self.metrics)
+        self.identity = IdentityRotation(identity, self.metrics, warns=slot is None or slot.number == 0)
         own = self.identity
         self.clusters = Clusters(upstream, traffic, traffic, own.client_context, own.client_h1_context)
         self.tokens = Tokens(self.metrics, outbox)

@@ -135,6 +135,7 @@ class IdentityRotation:
         loaded: what the sidecar starts with; None where TLS is disabled.
         metrics: counts rotations, and tells whether the source's credentials are in use.
         open_source: opens the source that documents name.
+        warns: log warnings about the credentials. One of several workers does: all have the same.
     """
 
     def __init__(
@@ -142,8 +143,13 @@ class IdentityRotation:
         loaded: LoadedIdentity | None,
         metrics: SidecarMetrics,
         open_source: OpenSource = identity_source,
+        *,
+        warns: bool = True,
     ) -> None:
         self._loaded = loaded
+        self._warns = warns
+        self._warned: tuple[str, ...] = ()
+        """The warnings of the identity before: what is still so is not said again."""
         self._metrics = metrics
         self._open = open_source
         self.on_exchange: Callable[[OwnIdentity], None] = lambda identity: None
@@ -254,7 +260,9 @@ class IdentityRotation:
         self._metrics.certificate_start.labels().value = identity.not_before
         self._metrics.certificate_expiry.labels().value = identity.workload.not_after
         for warning in identity.warnings:
-            logger.warning(warning)
+            if self._warns and warning not in self._warned:
+                logger.warning(warning)
+        self._warned = identity.warnings
         self._report_problems(loaded.credentials.problems)
 
     def _report_problems(self, problems: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 FAILURE = 1
 FINDINGS = 3
+FEWEST_FILES = 32
+"""The lowest limit of open files that a sidecar starts with. In plain text and without workers it fails with fewer than
+16, and accepts no connection with 16."""
 
 logger = logging.getLogger("meshproxy.sidecar")
 
@@ -34,6 +38,14 @@ def run(arguments: list[str], documents: OwnLoad | None) -> int:
             uvloop.run(run_worker(arguments[1:], slot))
         else:
             open_process_log(level)
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            if 0 <= limit < FEWEST_FILES:  # -1: none
+                logger.error(
+                    "not starting: the limit of open files (RLIMIT_NOFILE, ulimit -n) is %d, and each connection needs "
+                    "one or two: raise it to %d at least, and to 1024 or more for traffic",
+                    *(limit, FEWEST_FILES),
+                )
+                return FAILURE
             uvloop.run(run_sidecar(arguments, documents.result(), documents.watch))
     except ConfigError as error:
         problems = [str(problem) for problem in error.problems]

@@ -46,12 +46,18 @@ class FakeSource:
         self.before_load: Callable[[], None] = lambda: None
         self.other_bundles: dict[str, Bundle] = {}
         self.problems: tuple[str, ...] = ()
+        self.warnings: tuple[str, ...] = ()
 
     async def load(self) -> Credentials:
         self.before_load()
         if self.leaf is None:
             raise CertificateError("unreadable", "there is nothing yet")
-        return replace(credentials(self.leaf), other_bundles=self.other_bundles, problems=self.problems)
+        return replace(
+            credentials(self.leaf),
+            other_bundles=self.other_bundles,
+            problems=self.problems,
+            warnings=self.warnings,
+        )
 
     def start(self, changed: Callable[[], None]) -> None:
         assert self.changed is None
@@ -170,6 +176,26 @@ class TestDemand:
         assert (found.mtls, found.minimum_version) == ("permissive", ssl.TLSVersion.TLSv1_2)
         assert (found.trust_domain, found.source) == ("other.example", identity("first"))
         assert identity_requirements(documents(mtls="disabled")) is None
+
+
+class TestWarnings:
+    async def test_what_is_still_so_after_a_rotation_is_not_said_again(
+        self, world: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        said = []
+        world.source.warnings = ("the key is world-readable",)
+        rotation = await world.start()
+        for leaf, warnings in ((SECOND, ("the key is world-readable",)), (FIRST, ()), (SECOND, ("so it is again",))):
+            said.append(events(caplog).count("the key is world-readable"))
+            world.source.leaf, world.source.warnings = leaf, warnings
+            await rotation.rotate()
+        assert said == [1, 1, 1]
+        assert events(caplog).count("so it is again") == 1
+
+    async def test_one_worker_says_them(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        world.source.warnings = ("the key is world-readable",)
+        IdentityRotation(await load_identity(documents(), world.open), world.metrics, world.open, warns=False)
+        assert events(caplog) == []
 
 
 class TestStarting:

@@ -122,6 +122,18 @@ def test_a_worker_gets_its_seat_and_says_its_number(monkeypatch: pytest.MonkeyPa
     assert asked == [{"worker": 3}, (["a.yaml"], slot)]
 
 
+@pytest.mark.parametrize(("limit", "status"), [(10, 1), (31, 1), (32, 0), (-1, 0)])
+def test_too_few_open_files_are_told_before_anything_fails(
+    monkeypatch: pytest.MonkeyPatch, level: list[int], caplog: pytest.LogCaptureFixture, limit: int, status: int
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda what: (limit, limit))
+    found, asked = run(monkeypatch)
+    assert (found, len(asked)) == (status, 1 - status)
+    assert [f"(RLIMIT_NOFILE, ulimit -n) is {limit}," in record.getMessage() for record in caplog.records] == (
+        [True] * status
+    )
+
+
 def test_as_a_process(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("kind: Nothing\n")
     done = subprocess.run(
