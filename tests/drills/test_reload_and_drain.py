@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from meshproxy.devtools import messages
-from meshproxy.devtools.clients import SERVER_NAME, Certificate, GrpcClient, RestClient, tls_context
+from meshproxy.devtools.clients import SERVER_NAME, Answer, Certificate, GrpcClient, RestClient, tls_context
 from meshproxy.devtools.local_mesh import (
     LocalSidecar,
     document,
@@ -23,6 +23,7 @@ from meshproxy.devtools.local_mesh import (
 )
 from meshproxy.devtools.models import predict_request
 from tests.processes.calls import PREDICT
+from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
@@ -117,22 +118,31 @@ async def test_no_request_is_lost_to_reloads_and_a_drain(tmp_path: Path) -> None
 
 
 async def test_calls_under_way_are_finished_before_the_end(tmp_path: Path) -> None:
-    async with (
-        local_replica(tmp_path / "mesh", "--latency-ms=1000") as running,
-        GrpcClient(running.inbound, running.client) as grpc,
-        RestClient(running.inbound, running.client) as rest,
-    ):
+    """The model server stands still until the drain has begun: so long no call can be over."""
+    async with local_mesh(tmp_path / "mesh") as mesh:
+        replica = await mesh.replica()
+        running = replica.sidecar
+        assert running is not None
         request = predict_request("half_plus_two", [2.0]).SerializeToString()
-        calls = [asyncio.ensure_future(grpc.call(PREDICT, request)) for _ in range(20)]
-        calls += [
-            asyncio.ensure_future(rest.call("POST", "/v1/models/half_plus_two:predict", {"instances": [2.0]}))
-            for _ in range(20)
-        ]
-        while await running.total("meshproxy_requests_in_flight") < len(calls):
-            await asyncio.sleep(0.02)
-        running.child.signal(signal.SIGTERM)
-        answers = await asyncio.gather(*calls)
-        assert [answer.status for answer in answers] == ["OK"] * 20 + ["200"] * 20
+        async with GrpcClient(running.inbound, mesh.client) as grpc, RestClient(running.inbound, mesh.client) as rest:
+
+            async def call_at_once() -> list[Answer]:
+                path, content = "/v1/models/half_plus_two:predict", {"instances": [2.0]}
+                over_rest = (rest.call("POST", path, content) for _ in range(20))
+                return await asyncio.gather(*(grpc.call(PREDICT, request) for _ in range(20)), *over_rest)
+
+            statuses = ["OK"] * 20 + ["200"] * 20
+            # All connections are made before: a server that stands still for ten seconds is taken for lost.
+            assert [answer.status for answer in await call_at_once()] == statuses
+            replica.model_server.signal(signal.SIGSTOP)
+            calls = asyncio.ensure_future(call_at_once())
+            while await running.total("meshproxy_requests_in_flight") < len(statuses):
+                await asyncio.sleep(0.02)
+            running.child.signal(signal.SIGTERM)
+            await until(lambda: running.said("draining"))
+            replica.model_server.signal(signal.SIGCONT)
+            answers = await calls
+        assert [answer.status for answer in answers] == statuses
         assert list(messages.PredictResponse.FromString(answers[0].body).outputs["y"].float_val) == [4.0]
         assert await asyncio.wait_for(running.child.wait(), 60) == 0
 
