@@ -19,11 +19,11 @@ import pytest
 from meshproxy.devtools.load.generator import Slot
 from meshproxy.devtools.load.grpc import GrpcConnection, call_blocks
 from meshproxy.devtools.load.target import PREDICT
-from meshproxy.devtools.local_mesh import LocalSidecar, document, local_mesh, server_of
+from meshproxy.devtools.local_mesh import LocalMesh, LocalSidecar, Replica, document, local_mesh, server_of
 from meshproxy.devtools.models import predict_request
 from meshproxy.upstream.sidecar_pool import CALLS_PER_CONNECTION
 from tests.drills.conftest import MODELS
-from tests.processes.waiting import PATIENCE
+from tests.processes.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
@@ -95,6 +95,11 @@ async def test_calls_fail_fast_while_the_link_is_cut_and_go_well_soon_after(host
                 application.call()
                 await asyncio.sleep(0.05)
 
+        # The connections between the two sidecars are made, which a busy machine may take longer for than a call has.
+        while not any(each.error is None for each in application.over):
+            application.call()
+            await application.finish()
+        application.over.clear()
         await call_until(time.monotonic() + 0.5)
         await application.finish()
         assert {each.error for each in application.over} == {None}
@@ -147,14 +152,13 @@ async def is_taken_out(sidecar: LocalSidecar) -> float:
 async def test_a_half_open_connection_is_found_by_a_ping(hosts: Any, tmp_path: Path) -> None:
     """A model that thinks for a minute, and a caller who waits: nothing but a PING can tell that nobody is there."""
     async with local_mesh(tmp_path / "mesh") as mesh:
-        replica = await mesh.replica("--latency-ms=60000", listen=f"{MODELS}:0", prefix=hosts.models)
+        replica = await replica_seen_from_here(mesh, hosts, "--latency-ms=60000")
         route = document("ModelRoute", {"models": ["*"], "server": "models", "retries": {"attempts": 1}})
         sidecar = await mesh.application([server_of([replica]), route])
         application = Application(50.0)
         connection = await application.connect(sidecar, 1)
         application.call()
-        # As long as it takes to arrive: whatever is on the way when the link is cut is found by TCP as well.
-        await asyncio.sleep(0.5)
+        await arrived(replica)
         cut = time.monotonic()
         hosts.cut()
         await application.finish()
@@ -166,6 +170,25 @@ async def test_a_half_open_connection_is_found_by_a_ping(hosts: Any, tmp_path: P
         assert seconds < 30  # of the 50 that the call has
         hosts.mend()
         await replica.kill()
+
+
+async def replica_seen_from_here(mesh: LocalMesh, hosts: Any, *arguments: str) -> Replica:
+    """A replica on the other host whose metrics this one can read."""
+    admin = {"admin": {"listen": f"{MODELS}:0"}}
+    return await mesh.replica(*arguments, listen=f"{MODELS}:0", prefix=hosts.models, sidecar=admin)
+
+
+async def arrived(replica: Replica) -> None:
+    """Returns when a call is at its sidecar, and the kernel has said so to that of the caller: whatever is on the way
+    when the link is cut is found by TCP as well."""
+    sidecar = replica.sidecar
+    assert sidecar is not None
+
+    async def is_there() -> bool:
+        return await sidecar.total("meshproxy_requests_in_flight", 'direction="inbound"') == 1
+
+    await until(is_there)
+    await asyncio.sleep(0.5)  # twice as long as kernels wait with an acknowledgement, whatever else the machine does
 
 
 PREDICT_REST = (
@@ -186,7 +209,7 @@ async def test_a_rest_call_without_a_timeout_ends_soon_after_the_path(
     """Between sidecars REST goes over HTTP/1.1, which has no PING: keepalive finds out in the one case, what the kernel
     knows of its acknowledgements in the other."""
     async with local_mesh(tmp_path / "mesh") as mesh:
-        replica = await mesh.replica(listen=f"{MODELS}:0", prefix=hosts.models)
+        replica = await replica_seen_from_here(mesh, hosts)
         route = document("ModelRoute", {"models": ["*"], "server": "models", "retries": {"attempts": 1}})
         sidecar = await mesh.application([server_of([replica]), route])
         host, _, port = sidecar.outbound.rpartition(":")
@@ -209,7 +232,7 @@ async def test_a_rest_call_without_a_timeout_ends_soon_after_the_path(
         replica.model_server.signal(signal.SIGSTOP)
         if is_sent:
             call = asyncio.ensure_future(answer())
-            await asyncio.sleep(0.5)  # as long as it takes to arrive
+            await arrived(replica)
         hosts.filter(DROP)
         cut = time.monotonic()
         if not is_sent:
