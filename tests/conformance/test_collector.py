@@ -174,6 +174,7 @@ async def test_what_is_refused_for_good_is_counted(tmp_path: Path) -> None:
     async with otel_collector(tmp_path, times=1, code=3) as collector, exporting(tmp_path, collector.url) as running:
         await call(running)
         await until_total(running, "meshproxy_spans_dropped_total", '"failed"', least=2)
+        await until(lambda: running.said("spans lost"))
         (said,) = running.said("spans lost")
         assert "400" in said["problem"]
         await call(running)

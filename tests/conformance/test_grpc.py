@@ -213,8 +213,10 @@ async def test_the_deadline_reaches_the_server(channel: Any, service: Interop) -
 
 
 async def test_a_deadline_that_passes_ends_both_sides(channel: Any, service: Interop) -> None:
+    call = channel.unary_unary(SERVICE + "Wait")(b"", timeout=3)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await channel.unary_unary(SERVICE + "Wait")(b"", timeout=0.3)
+        await call
+    assert service.waiting.is_set(), "3 s were not enough for the call to reach the server"
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await asyncio.wait_for(service.cancelled.wait(), 60)
 
@@ -281,6 +283,6 @@ async def test_a_target_of_several_addresses(
     async with local_sidecar(tmp_path_factory.mktemp("several"), documents) as running:
         target = f"ipv4:{running.inbound},{running.inbound}"
         async with grpc.aio.insecure_channel(target) as several:
-            call: Any = several.unary_unary(PREDICT)(predict_request("a", [1.0]).SerializeToString(), timeout=10)
+            call: Any = several.unary_unary(PREDICT)(predict_request("a", [1.0]).SerializeToString(), timeout=60)
             assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
             assert await call.details() == "Method not found!"  # the model server's answer

@@ -77,9 +77,7 @@ async def test_a_version_that_is_not_available_gets_no_call(tmp_path: Path) -> N
             verdict: dict[str, Any] = (await it.status()).get("verdict") or {}
             return verdict.get("outcome") == "insufficient"
 
-        async with asyncio.timeout(30):
-            while not await is_held():
-                await asyncio.sleep(0.05)
+        await until(is_held)
         await load.more(200)
         await load.stop()
         assert await it.weight() == 0.0
@@ -101,14 +99,15 @@ async def test_several_workers_move_together(tmp_path: Path) -> None:
 
 
 async def test_what_one_of_several_workers_sees_all_of_them_heed(tmp_path: Path) -> None:
-    async with rollout(tmp_path, MISSING, workers=2, stepWeights=[50], interval="30s") as it:
+    """At once: the end of an interval is further off than anybody waits here."""
+    async with rollout(tmp_path, MISSING, workers=2, stepWeights=[50], interval="10m") as it:
         await it.has(50.0)
         # One caller over gRPC: one connection between the sidecars, and one worker that has all calls.
         load = Load(it.application.outbound, None, rest=[], grpc=[True], pause=0.002)
-        await it.has(0.0, 10.0)
+        await it.has(0.0)
         await rest_of(load)
         await load.stop()
-        await it.becomes("rolled-back", seconds=10.0)
+        await it.becomes("rolled-back")
 
 
 async def test_the_control_plane_is_away_at_the_moment_of_the_rollback(tmp_path: Path) -> None:
@@ -145,10 +144,15 @@ async def rest_of(load: Load) -> int:
 async def test_the_control_plane_is_killed_in_the_middle_of_a_step(tmp_path: Path) -> None:
     async with rollout(tmp_path, 2, interval="2s") as it:
         load = load_of(it)
-        await it.has(20.0)
+
+        async def is_under_way() -> bool:
+            return await it.weight() in (20.0, 60.0)
+
+        await until(is_under_way)
         await it.control.kill()
+        weight = await it.weight()
         await load.more(200)
-        assert await it.weight() == 20.0
+        assert 0.0 < await it.weight() == weight < 100.0
         await it.restart_control()
         await it.becomes("promoted")
         await it.has(100.0)

@@ -25,7 +25,7 @@ SPEC = read_spec(
     {"containers": [{"name": "a", "securityContext": {"runAsUser": USER, "capabilities": {"drop": ["ALL"]}}}]}
 )
 SERVICE = "10.0.0.9"
-CURL = ("curl", "-s", "-m", "5", "-o", "/dev/null")
+CURL = ("curl", "-s", "-m", "60", "-o", "/dev/null")
 
 
 class Pods:

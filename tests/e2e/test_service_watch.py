@@ -164,7 +164,7 @@ async def test_a_model_server_says_whether_its_service_is_there(
     kubectl = partial(asyncio.to_thread, namespace.cluster.kubectl, f"--namespace={namespace.name}")
 
     async def becomes(status: str, reason: str) -> None:
-        await kubectl("wait", f"--for=condition=ResolvedRefs={status}", "modelserver/models", "--timeout=60s")
+        await kubectl("wait", f"--for=condition=ResolvedRefs={status}", "modelserver/models", "--timeout=120s")
         path = "jsonpath={.status.conditions[*].type} {.status.conditions[?(@.type=='ResolvedRefs')].reason}"
         assert await kubectl("get", "modelserver", "models", "-o", path) == f"Accepted ResolvedRefs {reason}"
 

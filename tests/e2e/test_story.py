@@ -64,11 +64,11 @@ class Story:
 
     async def control_planes(self) -> None:
         """All of them are ready."""
-        await self.kubectl("-n", "meshproxy", "rollout", "status", "deployment/meshproxy-control", "--timeout=60s")
+        await self.kubectl("-n", "meshproxy", "rollout", "status", "deployment/meshproxy-control", "--timeout=180s")
 
     async def serve(self) -> None:
         """The model server's Deployment is as it is to be, and nothing is left of what was before."""
-        await self.kubectl("-n", "serving", "rollout", "status", "deployment/models", "--timeout=90s")
+        await self.kubectl("-n", "serving", "rollout", "status", "deployment/models", "--timeout=180s")
         wanted = json.loads(await self.kubectl("-n", "serving", "get", "deployment", "models", "-o", "json"))
 
         async def is_alone() -> bool:
@@ -94,7 +94,7 @@ class Story:
         await until(is_restarted)
         line = f"hello sesame red {(await runner())['podIP']}\n"
         assert self.cluster.log("runner", "runner").count(line) == 2
-        await self.kubectl("-n", "plain", "delete", "pod", "runner", "--timeout=30s")
+        await self.kubectl("-n", "plain", "delete", "pod", "runner", "--timeout=120s")
 
     async def servers(self, name: str) -> set[str]:
         """The model servers that the sidecar of a pod of the shop knows."""
@@ -157,7 +157,7 @@ async def test_a_mesh_in_a_cluster(cluster: Standing) -> None:
     assert metrics['meshproxy_connections_total{direction="inbound",security="mtls"}'] >= 1
     assert await story.servers("caller") == {"models"}
 
-    await kubectl("-n", "shop", "wait", "pod/stranger", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
+    await kubectl("-n", "shop", "wait", "pod/stranger", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s")
     assert json.loads(cluster.log("stranger", "caller")) == [
         ["403", "permission-denied"],
         ["PERMISSION_DENIED", "permission-denied"],
@@ -182,7 +182,7 @@ async def test_a_mesh_in_a_cluster(cluster: Standing) -> None:
     await story.serve()
     await story.called_on(200, "they were made again, and give a replica its identity")
 
-    await kubectl("drain", NODES[0], "--delete-emptydir-data", "--timeout=60s")
+    await kubectl("drain", NODES[0], "--delete-emptydir-data", "--timeout=120s")
     await story.serve()
     assert {each["spec"]["nodeName"] for each in await story.pods()} == {NODES[1]}
     await story.called_on(200, "a node is drained")
