@@ -176,7 +176,7 @@ async def test_the_webhook_of_a_labelled_namespace(
     server = Server(namespace.cluster, namespace.name)
     await enable(namespace)
     content = pod(container={"securityContext": RESTRICTED_CONTAINER})
-    assert "certificate signed by unknown authority" in await refused(server, content)
+    await until_outcome(server, content, "certificate signed by unknown authority")
     bundles = [authority.bundle_pem]
     control = connect(await namespace.kubeconfig("control"))
     with pytest.raises(ApiError, match="forbidden"):
@@ -184,6 +184,7 @@ async def test_the_webhook_of_a_labelled_namespace(
     keeper = BundleKeeper(control, CONFIGURATION, lambda: b"".join(bundles))
     await keeper.look()
 
+    await until_injected(server, content)
     made = await create(server, content)
     assert [each["name"] for each in made["spec"]["initContainers"]] == ["meshproxy"]
     assert made["spec"]["terminationGracePeriodSeconds"] == 40
@@ -217,9 +218,10 @@ async def test_a_pod_asks_for_itself_and_workloads_make_theirs(
     server = Server(namespace.cluster, namespace.name)
     asking = pod()
     asking["metadata"]["labels"] = {LABEL: "enabled"}
-    assert (await create(server, asking))["spec"]["initContainers"][0]["name"] == "meshproxy"
+    await until_injected(server, asking)
     assert "initContainers" not in (await create(server, pod()))["spec"]
     await enable(namespace)
+    await until_injected(server, pod(container={"securityContext": RESTRICTED_CONTAINER}))
     template = {"metadata": {"labels": {"app": "web"}}, "spec": pod(securityContext=POD_SECURITY)["spec"]}
     template["spec"]["containers"][0]["securityContext"] = RESTRICTED_CONTAINER
     deployment = {
@@ -267,10 +269,22 @@ async def outcome(server: Server, content: Any) -> str:
 
 
 async def until_outcome(server: Server, content: Any, part: str) -> None:
-    """Wait until the API server says this of a pod: policies count a moment after they were made."""
-    async with asyncio.timeout(60):
-        while part not in await outcome(server, content):
-            await asyncio.sleep(0.1)
+    """Wait until the API server says this of a pod: policies, webhooks and labels of namespaces count a moment after
+    they were written."""
+
+    async def is_said() -> bool:
+        return part in await outcome(server, content)
+
+    await until(is_said)
+
+
+async def until_injected(server: Server, content: Any) -> None:
+    """Wait until the API server takes a pod, and it has a sidecar: `until_outcome` would find our name in a refusal."""
+
+    async def is_injected() -> bool:
+        return await outcome(server, content) == "meshproxy"
+
+    await until(is_injected)
 
 
 @pytest.mark.usefixtures("policies")
@@ -278,7 +292,7 @@ async def test_the_policy_gives_the_same_sidecar(namespace: TestNamespace) -> No
     server = Server(namespace.cluster, namespace.name)
     await namespace.client.patch(Namespace, namespace.name, Namespace(metadata=ObjectMeta(labels={LABEL: "enabled"})))
     await namespace.token("default")
-    await until_outcome(server, pod(), "meshproxy")
+    await until_injected(server, pod())
     mounted: dict[str, Any] = {
         "volumes": [{"name": "a", "emptyDir": {}}],
         "initContainers": [{"name": "b", "image": "x"}],
@@ -301,8 +315,9 @@ async def test_the_policy_gives_the_same_sidecar(namespace: TestNamespace) -> No
         assert made["spec"] == direct["spec"]
     for left in (pod(hostNetwork=True), pod(nodeSelector={"kubernetes.io/os": "windows"})):
         assert "initContainers" not in (await create(server, left))["spec"]
-    assert "annotations config.meshproxy.dev/* are read by the injector's webhook only" in await refused(
-        server, pod(annotations={"config.meshproxy.dev/workers": "1"})
+    configured = pod(annotations={"config.meshproxy.dev/workers": "1"})
+    await until_outcome(
+        server, configured, "annotations config.meshproxy.dev/* are read by the injector's webhook only"
     )
     assert "a container has a port of the sidecar" in await refused(
         server, pod(container={"ports": [{"containerPort": 18502}]})
@@ -325,7 +340,7 @@ async def test_a_namespace_that_takes_no_pods_without_sidecar(namespace: TestNam
     assert await create(server, injected(pod(), BEFORE_SIDECARS).pod)
     asking = pod()
     asking["metadata"]["labels"] = {LABEL: "enabled"}
-    await until_outcome(server, asking, "meshproxy")  # the policy that makes sidecars comes before
+    await until_injected(server, asking)  # the policy that makes sidecars comes before
 
     async def warned(template: Any) -> str:
         """What the author of a Deployment with this template is told."""
@@ -359,6 +374,6 @@ async def test_a_pod_whose_traffic_is_captured(namespace: TestNamespace) -> None
     assert [each["name"] for each in made["spec"]["initContainers"]] == ["meshproxy-capture", "meshproxy"]
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     await namespace.client.patch(Namespace, namespace.name, Namespace(metadata=ObjectMeta(labels=labels)))
+    await until_outcome(server, captured, 'violates PodSecurity "restricted')
     said = await refused(server, captured)
-    assert 'violates PodSecurity "restricted' in said
     assert 'container "meshproxy-capture" must not include "NET_ADMIN"' in said

@@ -21,6 +21,7 @@ from lightkube.resources.core_v1 import Pod, Secret
 
 from benchmarks.processes import status_bytes
 from meshproxy.cli.install import command
+from meshproxy.config import crds, schema
 from meshproxy.config.fields import API_VERSION
 from meshproxy.config.sidecars import ControlPlane
 from meshproxy.config.values import Address
@@ -62,7 +63,8 @@ def installed(cluster: Cluster) -> Iterator[None]:
     """As deploy/README.md says, in a cluster that has nothing of it."""
     cluster.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=printed("--only", "crds"))
     cluster.kubectl(*APPLY, "-f", "-", stdin=printed())
-    cluster.kubectl("wait", "--for=condition=Established", "crd", "meshconfigs.meshproxy.dev")
+    names = [crds.definition_name(kind) for kind in schema.KINDS]
+    cluster.kubectl("wait", "--for=condition=Established", "crd", *names)
     cluster.kubectl(*APPLY, "-f", "-", stdin=printed("--only", "documents"))
     yield
     for part in ("injector", "control-plane"):

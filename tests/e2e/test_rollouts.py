@@ -19,6 +19,7 @@ from tests.e2e.test_mesh import cluster_mesh
 from tests.e2e.test_two_control_planes import World
 from tests.processes.calls import Load
 from tests.processes.rollouts import MISSING, NAME, RolloutMesh
+from tests.processes.waiting import until
 
 pytestmark = [
     pytest.mark.usefixtures("kinds"),
@@ -40,7 +41,7 @@ class Kubectl:
     async def becomes(self, phase: str) -> dict[str, Any]:
         """Waits until it has this phase. Returns the object."""
         wanted = f"--for=jsonpath={{.status.rollout.phase}}={phase}"
-        await self("wait", wanted, f"modelrollout/{NAME}", "--timeout=60s")
+        await self("wait", wanted, f"modelrollout/{NAME}", "--timeout=120s")
         shown: dict[str, Any] = json.loads(
             await self("get", f"modelrollout/{NAME}", "-o", "json", "--show-managed-fields")
         )
@@ -56,6 +57,14 @@ class Kubectl:
         about = f"--field-selector=involvedObject.kind=ModelRollout,involvedObject.name={NAME}"
         found = json.loads(await self("get", "events", about, "--sort-by=.metadata.name", "-o", "json"))["items"]
         return [(each["type"], each["reason"]) for each in found]
+
+    async def tells(self, reason: str) -> None:
+        """Waits until there is an event for this reason."""
+
+        async def is_told() -> bool:
+            return reason in [each for _, each in await self.events()]
+
+        await until(is_told)
 
 
 @asynccontextmanager
@@ -78,6 +87,8 @@ async def test_a_good_version_is_promoted(namespace: TestNamespace, tmp_path: Pa
     kubectl = Kubectl(namespace)
     async with rollout(namespace, tmp_path, 2) as load:
         shown = await kubectl.becomes("promoted")
+        # Each is told of once the status is kept, and by nobody when the control plane has ended.
+        await kubectl.tells("Promoted")
         await load.more(50)
     status = shown["status"]
     assert (status["rollout"]["weight"], status["rollout"]["attempt"]) == (100, 1)
@@ -97,6 +108,7 @@ async def test_a_version_that_fails_is_rolled_back(namespace: TestNamespace, tmp
     kubectl = Kubectl(namespace)
     async with rollout(namespace, tmp_path, MISSING, stepWeights=[50], interval="30s") as load:
         shown = await kubectl.becomes("rolled-back")
+        await kubectl.tells("RolledBack")
         load.failures.clear()  # a few, until the sidecar had taken it out
         await load.more(50)
     assert shown["status"]["rollout"]["weight"] == 0

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import jwt
 import pytest
+from lightkube import AsyncClient
 from lightkube.models.authentication_v1 import TokenReviewSpec
+from lightkube.models.authorization_v1 import ResourceAttributes, SelfSubjectAccessReviewSpec
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.models.rbac_v1 import PolicyRule, RoleRef, Subject
 from lightkube.resources.authentication_v1 import TokenReview
+from lightkube.resources.authorization_v1 import SelfSubjectAccessReview
 from lightkube.resources.core_v1 import Pod
 from lightkube.resources.rbac_authorization_v1 import ClusterRoleBinding, Role, RoleBinding
 from lightkube.types import PatchType
@@ -28,8 +31,18 @@ from tests.control.fake_reviews import reviewed
 from tests.control.pod_tokens import claims_of
 from tests.e2e.conftest import TestNamespace
 from tests.e2e.pods import make_pod, pod_token
+from tests.processes.waiting import until
 
 RBAC = "rbac.authorization.k8s.io"
+API = "authentication.k8s.io"
+
+
+async def may(client: AsyncClient, verb: str, resource: str, *, group: str = "", namespace: str = "") -> bool:
+    """Whether the API server lets a client do this: rights count a moment after they were given."""
+    asked = ResourceAttributes(verb=verb, resource=resource, group=group, namespace=namespace)
+    spec = SelfSubjectAccessReviewSpec(resourceAttributes=asked)
+    status = (await client.create(SelfSubjectAccessReview(spec))).status
+    return status is not None and status.allowed
 
 
 @asynccontextmanager
@@ -51,7 +64,14 @@ async def reviewer(
         role = RoleRef(apiGroup=RBAC, kind="Role", name="pods")
         await namespace.client.apply(RoleBinding(metadata=local, roleRef=role, subjects=[account]), field_manager="e2e")
     client = connect(kubeconfig)
+
+    async def has_rights() -> bool:
+        return (not reviews or await may(client, "create", "tokenreviews", group=API)) and (
+            not pods or await may(client, "get", "pods", namespace=namespace.name)
+        )
+
     try:
+        await until(has_rights)
         yield TokenReviewer(client)
     finally:
         await client.close()
