@@ -27,7 +27,7 @@ from meshproxy.devtools.local_mesh import (
 )
 from meshproxy.devtools.models import predict_request
 from tests.processes.calls import PATH, PREDICT
-from tests.processes.waiting import until
+from tests.processes.waiting import json_lines, until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
@@ -109,7 +109,7 @@ async def test_workloads_of_both_trust_domains_are_told_apart(world: World) -> N
     log = world.mesh.directory / "access.log"
 
     def callers() -> set[Any]:
-        return {json.loads(line)["peer_spiffe_id"] for line in log.read_text().splitlines()}
+        return {line["peer_spiffe_id"] for line in json_lines(log)}
 
     await until(lambda: {CALLER, OURS} <= callers())
 
@@ -132,6 +132,7 @@ async def test_no_authority_speaks_for_the_other_trust_domain(world: World) -> N
         return await world.handshakes("wrong_authority") >= 2 * len(forged)
 
     await until(counted)
+    await until(lambda: said(world.running, "wrong_authority"))
     assert "is not signed by the trust domain that it names" in said(world.running, "wrong_authority")[0]
     assert await world.status(world.certificate(world.mesh.ca, OURS, "ours")) == "OK"
     assert await world.status(world.certificate(world.legacy, CALLER, "theirs")) == "OK"

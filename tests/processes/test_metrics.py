@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -18,7 +17,7 @@ import pytest
 from meshproxy.devtools.clients import GrpcClient, RestClient
 from meshproxy.devtools.local_mesh import CLIENT, LocalSidecar, document, local_mesh, server_of
 from tests.processes.calls import PATH, PREDICT, REQUEST
-from tests.processes.waiting import until
+from tests.processes.waiting import json_lines, until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
@@ -64,7 +63,7 @@ async def read(sidecar: LocalSidecar, log: Path) -> Page:
             text = await response.text()
         async with session.get("/config") as response:
             config = await response.json()
-    return Page(text, config, [json.loads(line) for line in log.read_text().splitlines()])
+    return Page(text, config, json_lines(log))
 
 
 @asynccontextmanager

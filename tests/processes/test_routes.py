@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Mapping
@@ -21,7 +20,7 @@ from meshproxy.devtools.clients import GrpcClient, RestClient
 from meshproxy.devtools.local_mesh import Document, document, environment, local_mesh, server_of
 from meshproxy.devtools.models import predict_request
 from tests.processes.calls import PREDICT
-from tests.processes.waiting import until
+from tests.processes.waiting import json_lines, until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
@@ -138,8 +137,7 @@ async def is_served(client: GrpcClient, model: str) -> bool:
 
 def logged_models(log: Path) -> list[tuple[str, str | None]]:
     """Of every answer in an access log: the model that was called, and the other one that answered."""
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    return [(line["model"], line["forwarded_model"]) for line in lines if line["response_code"] == 200]
+    return [(line["model"], line["forwarded_model"]) for line in json_lines(log) if line["response_code"] == 200]
 
 
 async def test_a_caller_must_be_permitted_what_a_call_becomes(tmp_path: Path) -> None:

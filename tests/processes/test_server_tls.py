@@ -195,7 +195,12 @@ async def test_what_is_wrong_is_said_counted_and_logged(tmp_path: Path, which: s
 async def counted_and_logged(running: LocalSidecar, reason: str, words: str) -> None:
     failures = await running.total("meshproxy_connect_failures_total")
     assert failures == await running.total("meshproxy_connect_failures_total", f'reason="{reason}"') >= 1
-    (line,) = [line for line in running.child.output if "connection to ModelServer" in line]
+
+    def said() -> list[str]:
+        return [line for line in running.child.output if "connection to ModelServer" in line]
+
+    await until(said)
+    (line,) = said()
     assert f"connection to ModelServer local failed ({reason})" in line
     assert words in line
 

@@ -28,7 +28,7 @@ from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.devtools.local_mesh import TRUST_DOMAIN, LocalSidecar, document, environment, local_sidecar
 from meshproxy.devtools.models import predict_request
 from tests.processes.calls import PREDICT
-from tests.processes.waiting import until
+from tests.processes.waiting import json_lines, until
 
 pytestmark = [
     pytest.mark.asyncio(loop_factories=["uvloop"], loop_scope="module"),
@@ -260,8 +260,7 @@ class TestStrict:
         log = running.mesh.directory / "access.log"
 
         def of_the_workload() -> list[dict[str, Any]]:
-            lines = [json.loads(line) for line in log.read_text().splitlines()]
-            return [line for line in lines if line["path"] == REST_PREDICT and line["response_code"] == 200]
+            return [line for line in json_lines(log) if line["path"] == REST_PREDICT and line["response_code"] == 200]
 
         async with RestClient(running.inbound, running.client, token()) as client:
             await client.call("POST", REST_PREDICT, {"instances": [1.0]})

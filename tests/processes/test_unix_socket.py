@@ -21,7 +21,7 @@ from meshproxy.devtools.local_mesh import (
     permissive_documents,
 )
 from tests.processes.calls import PATH, PREDICT, REQUEST
-from tests.processes.waiting import until
+from tests.processes.waiting import json_lines, until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
@@ -76,8 +76,7 @@ async def test_a_server_that_comes_late_crashes_and_comes_back(tmp_path: Path) -
 
         def logged() -> set[str]:
             """Of the calls that were served; lines are written some time after the calls."""
-            whole = (mesh.directory / "access.log").read_text().rpartition("\n")[0]
-            lines = [json.loads(line) for line in whole.splitlines()]
+            lines = json_lines(mesh.directory / "access.log")
             return {line["upstream_host"] for line in lines if line["refusal"] is None}
 
         await until(lambda: logged() == {f"unix:{mesh.directory}/{name}.sock" for name in ("rest", "grpc")})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -32,3 +34,8 @@ def look_until(look: Callable[[], T], is_wanted: Callable[[T], bool], seconds: f
         assert time.monotonic() < deadline, seen
         time.sleep(0.05)
     return seen
+
+
+def json_lines(log: Path) -> list[dict[str, Any]]:
+    """What another process has written to a log so far: its last line may not be whole yet."""
+    return [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
