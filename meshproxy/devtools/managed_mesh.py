@@ -77,7 +77,9 @@ class ManagedMesh:
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         replace_file(folder / AUDIT_KEY, pem, 0o600)
         write_documents(folder / "documents", source, REST=rest, GRPC=grpc, REPLICA=replica)
-        control = await _start_control(local, folder, "127.0.0.1:0", "127.0.0.1:0", lifetime)
+        # The same ports when it is started again: nobody else is given them meanwhile.
+        listen, web = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        control = await _start_control(local, folder, listen, web, lifetime)
         address = str(control.listening["control"])
         own = write_documents(
             folder / "sidecars",

@@ -48,7 +48,7 @@ class Mesh:
     @classmethod
     async def start(cls, local: LocalMesh, lifetime: str = "1h") -> Mesh:
         """`lifetime`: of certificates."""
-        command = control_command(local, "127.0.0.1:0", "127.0.0.1:0", lifetime)
+        command = control_command(local, reserved(), reserved(), lifetime)
         return cls(local, await local.start("the control plane", *command), lifetime)
 
     @classmethod
@@ -61,17 +61,15 @@ class Mesh:
         own = environment(str(model_server.listening["rest"]), str(model_server.listening["grpc"]), mesh=mesh)
         it.documents = own[:2]
         it.write_documents(permits=True)
-        command = control_command(local, "127.0.0.1:0", "127.0.0.1:0")
+        command = control_command(local, reserved(), reserved())
         it.control = await local.start("the control plane", *command, *it.source)
-        # A fixed port: the sidecar is started again, and the documents name it.
-        port = free_port()
-        inbound = {"listen": f"127.0.0.1:{port}", "server": "local"}
+        inbound = {"listen": reserved(), "server": "local"}  # the documents name it
         spec = {**own[2]["spec"], "inbound": inbound, "controlPlane": it.settings("replica", SERVER, documents=True)}
         spec["workers"] = workers
         del spec["identity"]
         workload = {"namespace": SERVER[0], "serviceAccount": SERVER[1]}
         models = {
-            "endpoints": [{"sidecar": f"127.0.0.1:{port}"}],
+            "endpoints": [{"sidecar": inbound["listen"]}],
             "workload": workload,
             "connectTimeout": CONNECT_TIMEOUT,
         }
@@ -149,6 +147,11 @@ class Mesh:
     def rotations(self) -> int:
         """Of the sidecar that had fewest."""
         return min(len(each.said("certificate rotated")) for each in (self.replica, self.application))
+
+
+def reserved() -> str:
+    """An address for what is started again at the same one: nobody else is given its port meanwhile."""
+    return f"127.0.0.1:{free_port()}"
 
 
 def control_command(local: LocalMesh, listen: str, web: str, lifetime: str = "1h") -> list[str]:

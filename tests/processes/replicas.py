@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from meshproxy.devtools.child import free_port
 from meshproxy.devtools.clients import Answer, GrpcClient
 from meshproxy.devtools.load.predict import predict_over_grpc, predict_over_rest
 from meshproxy.devtools.local_mesh import local_mesh, server_of
@@ -61,9 +62,10 @@ async def all_away(folder: Path, server: Document, timeout: float) -> Outage:
         timeout: of each call, in seconds.
     """
     async with local_mesh(folder) as mesh:
-        replicas = await mesh.bare_each((), ())
+        # The same ports before and after: nobody else is given them meanwhile.
+        ports = (f"--rest-port={free_port()}", f"--port={free_port()}")
+        replicas = await mesh.bare_each(ports, ())
         application = await mesh.application([server_of(replicas, **server)])
-        ports = [str(replicas[0].model_server.listening[surface]).rpartition(":")[2] for surface in ("rest", "grpc")]
         async with GrpcClient(application.outbound, None) as client:
             headers = {"x-model-server": "models"}
             assert (await client.call(PREDICT, REQUEST, headers)).status == "OK"
@@ -74,7 +76,7 @@ async def all_away(folder: Path, server: Document, timeout: float) -> Outage:
             while time.monotonic() < until:
                 answers.append(await client.call(PREDICT, REQUEST, headers, timeout=timeout))
                 await asyncio.sleep(0.02)
-            await mesh.bare(f"--rest-port={ports[0]}", f"--port={ports[1]}")
+            await mesh.bare(*ports)
             back = time.monotonic()
             async with asyncio.timeout(60):
                 while (await client.call(PREDICT, REQUEST, headers, timeout=timeout)).status != "OK":

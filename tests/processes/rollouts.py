@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from meshproxy.devtools.child import free_port
 from meshproxy.devtools.local_mesh import CONNECT_TIMEOUT, SERVER, document, environment, read_series
-from tests.processes.mesh import Mesh, control_command
+from tests.processes.mesh import Mesh, control_command, reserved
 from tests.processes.waiting import PATIENCE
 
 if TYPE_CHECKING:
@@ -56,17 +55,17 @@ class RolloutMesh(Mesh):
             "warmUp": {"calls": 0, "duration": "0s"},
             "analysis": {"interval": "1s", "stepWeights": [20, 60], "minCalls": 20, **analysis},
         }
-        port = free_port()
+        address = reserved()
         workload = {"namespace": SERVER[0], "serviceAccount": SERVER[1]}
         models = {
-            "endpoints": [{"sidecar": f"127.0.0.1:{port}"}],
+            "endpoints": [{"sidecar": address}],
             "workload": workload,
             "connectTimeout": CONNECT_TIMEOUT,
         }
         it.documents = [*own[:2], document("ModelServer", models, "models"), document("ModelRollout", rollout, NAME)]
         it.write_documents(permits=True)
-        it.control = await local.start("the control plane", *it.command("127.0.0.1:0", "127.0.0.1:0"))
-        inbound = {"listen": f"127.0.0.1:{port}", "server": "local"}
+        it.control = await local.start("the control plane", *it.command(reserved(), reserved()))
+        inbound = {"listen": address, "server": "local"}
         spec = {**own[2]["spec"], "inbound": inbound, "controlPlane": it.settings("replica", SERVER, documents=True)}
         del spec["identity"]
         if workers > 1:
