@@ -12,6 +12,7 @@ import socket
 import struct
 import sys
 import termios
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ import pytest
 
 from meshproxy.devtools.clients import RestClient
 from meshproxy.devtools.local_mesh import LocalSidecar, local_mesh, local_replica
+from meshproxy.sidecar.live_pages import STALL_SECONDS
 from tests.processes.calls import PATH, Load
-from tests.processes.waiting import until
+from tests.processes.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
 
@@ -110,26 +112,33 @@ async def test_a_reader_that_stalls_holds_neither_traffic_nor_memory(tmp_path: P
             reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
             reader.connect((host, int(port)))
             reader.sendall(b"GET /tap?rate=1000 HTTP/1.1\r\nhost: localhost\r\n\r\n")
-            await load.more(1_200)  # a megabyte and a half of lines, of which two thirds have no place to wait
-            reader.settimeout(10)
-            page = b""
-            while b'{"tap":{' not in page or not page.endswith(b"}\n\r\n"):
-                page += await asyncio.to_thread(reader.recv, 65_536)
-                if (told := last_counts(page)) is not None and told["unread"]:
-                    break
-            assert told is not None
-            assert told["unread"] > 0
+            began = time.monotonic()
+            await load.more(600)  # 700 KB of lines, of which a third has no place to wait
+            reader.settimeout(PATIENCE)
+            page, unread, reason = b"", 0, "the client has left"
+            try:
+                while b'{"tap":{' not in page or not page.endswith(b"}\n\r\n"):
+                    page += await asyncio.to_thread(reader.recv, 65_536)
+                    if (told := last_counts(page)) is not None and told["unread"]:
+                        unread = told["unread"]
+                        break
+                assert unread > 0
+            except ConnectionResetError:  # by a machine that is too busy to answer so many in time
+                assert time.monotonic() - began >= STALL_SECONDS
+                reason = f"it was not read for {STALL_SECONDS:g} s"
+            print(f"{unread} of {load.answered} calls were not shown: {reason}")
             assert len(page) < 1_000_000
         await load.more(50)
         await load.stop()
 
         async def is_counted() -> bool:
             dropped = await sidecar.total("meshproxy_tap_dropped_total", 'reason="reader"')
-            return dropped >= told["unread"] and await readers(sidecar) == 0
+            return dropped >= unread and await readers(sidecar) == 0
 
         await until(is_counted)
+        await until(lambda: sidecar.said("live page closed"))
         (closed,) = sidecar.said("live page closed")
-        assert closed["reason"] == "the client has left"
+        assert closed["reason"] == reason
         assert closed["shown"] <= 1_000
 
 
