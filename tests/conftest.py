@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import meshproxy.devtools  # noqa: F401 - tells grpcio about processes that tests start
 
 IS_THOROUGH = "MESHPROXY_THOROUGH" in os.environ
-"""Set by `make coverage`: more examples, and both event loops everywhere. `make test` is a seventh shorter without."""
+"""Set by `make coverage`: more examples, and both event loops everywhere."""
 
 # A shared machine makes single examples slow without anything being wrong; tests bound their work with max_examples.
 settings.register_profile(

@@ -157,8 +157,7 @@ class Operation(msgspec.Struct, frozen=True, eq=False):
     call: Call | None
     """What is called; None if only the body says it, and `scan` reads it there."""
     scan: Callable[[bytes | None, ScanLimits], Scan] | None = None
-    """Makes the scan of one request body. Takes the value of `grpc-encoding` (of `content-encoding` for REST) or None,
-    and limits."""
+    """Makes the scan of one request body. Takes the value of `grpc-encoding` or None, and limits."""
     rewrite_target: Callable[[Call, Chosen], bytes] | None = None
     """The target that asks the same of another model, version or label. Takes the call as the client made it. Raises
     Refusal (NO_ROUTE) if the surface cannot ask for such a version."""

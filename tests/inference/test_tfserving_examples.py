@@ -287,3 +287,60 @@ def test_any_body_has_a_count(body: bytes, steps: list[int]) -> None:
     for verb in (Verb.PREDICT, Verb.REGRESS):
         assert counted(verb, body, steps, encoding=b"gzip") >= 1
         assert counted(verb, frame(body), steps) == counted(verb, frame(body))
+
+
+# ---------------------------------------------------------------------------------------------------- JSON in gzip
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_counts_in_gzip_what_it_counts_without(name: str, steps: list[int]) -> None:
+    body, expected = DOCUMENTS[name]
+    assert of_json(gzip.compress(body if isinstance(body, bytes) else json.dumps(body).encode()), steps) == expected
+
+
+@pytest.mark.parametrize("steps", [WHOLE, [1000]])
+def test_counts_on_by_bytes_where_gzip_inflates_to_more(steps: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    fed = []
+    feed = module._JsonBody.feed
+
+    def counted_feed(body: Any, data: bytes) -> None:
+        fed.append(len(data))
+        feed(body, data)
+
+    monkeypatch.setattr(module._JsonBody, "feed", counted_feed)
+    rows = 3 * INFLATED_BYTES // 10
+    body = gzip.compress(b'{"instances":[' + b"[1.0,2.0]," * rows + b"[1.0,2.0]]}")
+    assert of_json(body, steps) == pytest.approx(rows, rel=0.05)
+    assert sum(fed) == INFLATED_BYTES
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_members_are_one_document(steps: list[int]) -> None:
+    body = json.dumps({"instances": [1, 2, 3]}).encode()
+    assert of_json(b"".join(gzip.compress(body[at : at + 5]) for at in range(0, len(body), 5)), steps) == 3
+    assert of_json(gzip.compress(body) + b"junk", steps) == 3
+
+
+@pytest.mark.parametrize("steps", [WHOLE, [20]])
+def test_a_bounded_number_of_members_is_looked_at(steps: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    make = module.zlib.decompressobj
+    monkeypatch.setattr(module.zlib, "decompressobj", lambda bits: made.append(bits) or make(bits))
+    member = gzip.compress(b"1,")
+    body = gzip.compress(b'{"instances": [') + member * 1_000
+    assert of_json(body, steps) == pytest.approx(1_000, rel=0.05)
+    assert len(made) <= module._MEMBERS + 1
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_what_is_no_gzip_counts_as_one(steps: list[int]) -> None:
+    document = gzip.compress(json.dumps({"instances": list(range(1000))}).encode())
+    assert of_json(document[:4] + bytes(len(document)), steps) == 1
+    assert of_json(document[:1], steps) == of_json(document[:12], steps) == 1
+
+
+@given(st.binary(max_size=200), st.sampled_from(STEPS))
+def test_any_body_in_gzip_has_a_count(body: bytes, steps: list[int]) -> None:
+    assert of_json(gzip.compress(body), steps) == of_json(body, steps)
+    assert of_json(module._GZIP + body, steps) >= 1
