@@ -144,15 +144,17 @@ class _Text:
             self._parsed.placed.append(Placed(kind, name, origin.file, node, document, is_local=origin.is_local))
 
     def _config_map(self, node: Node, name: str) -> bool:
-        """Read the files of a ConfigMap that a sidecar would read if it were mounted. False: it has none of ours."""
+        """Read the files of a ConfigMap that a sidecar would read if it were mounted, and where one is ours those of
+        others, too, which it would refuse. False: none is ours."""
         from meshproxy.config.unread import why_unread
 
         data = node.value.get("data") if isinstance(node.value, dict) else None
         files = data.value if data is not None and isinstance(data.value, dict) else {}
-        has_ours = False
-        for key, content in files.items():
-            text = content.value
-            if not isinstance(text, str) or GROUP not in text:
+        texts = {key: content.value for key, content in files.items() if isinstance(content.value, str)}
+        has_ours = any(is_read(key) and GROUP in text for key, text in texts.items())
+        for key, text in texts.items():
+            content = files[key]
+            if GROUP not in text and not (has_ours and is_read(key)):
                 continue
             if not is_read(key):
                 if (message := why_unread(key, text)) is not None:

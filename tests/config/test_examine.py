@@ -104,6 +104,11 @@ class TestManifests:
     def test_what_a_sidecar_would_not_take_inside_of_a_config_map(self, check: Check) -> None:
         assert codes(check(config_map(f"{ROLE}---\n{DEPLOYMENT}"))) == ["UNKNOWN_DOCUMENT"]
 
+    def test_nor_in_another_file_of_one(self, check: Check) -> None:
+        other = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [a.yaml]"
+        assert codes(check(config_map(ROLE, other))) == codes(check(config_map(other, ROLE))) == ["UNKNOWN_DOCUMENT"]
+        assert codes(check(config_map(ROLE, other).replace("f1.yaml", "values.txt"))) == []
+
     def test_documents_of_another_mesh(self, check: Check) -> None:
         istio = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\nspec: {}\n"
         sidecar = "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: a}\nspec: {egress: []}\n"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import zlib
 from typing import Any
 
 import pytest
@@ -325,8 +326,13 @@ def test_members_are_one_document(steps: list[int]) -> None:
 @pytest.mark.parametrize("steps", [WHOLE, [20]])
 def test_a_bounded_number_of_members_is_looked_at(steps: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    make = module.zlib.decompressobj
-    monkeypatch.setattr(module.zlib, "decompressobj", lambda bits: made.append(bits) or make(bits))
+    make = zlib.decompressobj
+
+    def counted_make(bits: int) -> Any:
+        made.append(bits)
+        return make(bits)
+
+    monkeypatch.setattr(zlib, "decompressobj", counted_make)
     member = gzip.compress(b"1,")
     body = gzip.compress(b'{"instances": [') + member * 1_000
     assert of_json(body, steps) == pytest.approx(1_000, rel=0.05)
