@@ -97,7 +97,9 @@ def read_files(paths: Paths, problems: list[Problem], read: Callable[[Path], byt
             wrong(path, f"cannot be read: {error.strerror}")
             continue
         left -= len(content)
-        if len(content) > FILE_BYTES:
+        if not content and path.is_fifo():
+            wrong(path, "a pipe with nothing in it: it can be read once, so name a file where documents are read again")
+        elif len(content) > FILE_BYTES:
             wrong(path, f"larger than {FILE_BYTES >> 20} MiB")
         elif left < 0:
             wrong(path, f"all files together are larger than {TOTAL_BYTES >> 20} MiB")

@@ -71,6 +71,17 @@ def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
     assert read(tmp_path) == (["b"], [])
 
 
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    """As a shell gives one for `<(command)`."""
+    reading, writing = os.pipe()
+    os.write(writing, b"a")
+    os.close(writing)
+    assert read(Path(f"/dev/fd/{reading}")) == (["a"], [])
+    _, problems = read(Path(f"/dev/fd/{reading}"))
+    assert [problem.message.partition(":")[0] for problem in problems] == ["a pipe with nothing in it"]
+    os.close(reading)
+
+
 def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "FILE_BYTES", 1 << 20)
     monkeypatch.setattr(files, "TOTAL_BYTES", 3 << 19)
