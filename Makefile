@@ -112,7 +112,7 @@ dev-down:
 
 # Prints how long it took; pytest prints the slowest tests with PYTEST_ARGS='-q --durations=20'.
 test: $(VENV)/.dev
-	@echo 'make test: about five minutes on two cores that do nothing else'
+	@echo 'make test: five to ten minutes on two cores that do nothing else'
 	@started=$$(date +%s); $(BIN)/pytest $(PYTEST_ARGS); status=$$?; \
 		echo "make test: $$(($$(date +%s) - started)) s"; exit $$status
 
