@@ -99,6 +99,9 @@ def read_files(paths: Paths, problems: list[Problem], read: Callable[[Path], byt
         left -= len(content)
         if not content and path.is_fifo():
             wrong(path, "a pipe with nothing in it: it can be read once, so name a file where documents are read again")
+        elif not content and not is_named:
+            # A file that is overwritten is empty for a moment: without its roles and bindings everybody is permitted.
+            wrong(path, "empty: it may be about to be written. Remove it if it is to hold nothing")
         elif len(content) > FILE_BYTES:
             wrong(path, f"larger than {FILE_BYTES >> 20} MiB")
         elif left < 0:

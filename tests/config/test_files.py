@@ -82,6 +82,15 @@ def test_a_pipe_is_read_once(tmp_path: Path) -> None:
     os.close(reading)
 
 
+def test_a_file_that_is_empty_for_a_moment_is_not_a_set_without_it(tmp_path: Path) -> None:
+    (tmp_path / "mesh.yaml").write_text("a")
+    (tmp_path / "policy.yaml").touch()
+    (problem,) = read(tmp_path)[1]
+    assert (problem.file, problem.message.partition(":")[0]) == (str(tmp_path / "policy.yaml"), "empty")
+    (tmp_path / "policy.yaml").write_text("# nothing\n")
+    assert read(tmp_path) == (["a", "# nothing\n"], [])
+
+
 def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "FILE_BYTES", 1 << 20)
     monkeypatch.setattr(files, "TOTAL_BYTES", 3 << 19)
