@@ -152,22 +152,21 @@ class _Text:
         files = data.value if data is not None and isinstance(data.value, dict) else {}
         texts = {key: content.value for key, content in files.items() if isinstance(content.value, str)}
         has_ours = any(is_read(key) and GROUP in text for key, text in texts.items())
+        has_unread = False
         for key, text in texts.items():
             content = files[key]
-            if GROUP not in text and not (has_ours and is_read(key)):
-                continue
             if not is_read(key):
-                if (message := why_unread(key, text)) is not None:
-                    has_ours = True
+                if GROUP in text and (message := why_unread(key, text)) is not None:
+                    has_unread = True
                     file, line, of = self._origin.file, content.key_line, f"ConfigMap/{name}"
                     self._parsed.unread.append(Problem(file, line, of, f"data.{key}", message, Code.UNREAD_NAME))
-                continue
-            has_ours = True
-            # Lines of a literal block are lines of the file; of any other form they are those of the text.
-            file, line = (self._origin.file, content.line + 1) if content.is_literal else (self._inside(name, key), 1)
-            origin = replace(self._origin, file=file, first_line=line, among_others=False, is_local=False)
-            _Text(origin, self._parsed).read(text)
-        return has_ours
+            elif has_ours:
+                # Lines of a literal block are lines of the file; of any other form they are those of the text.
+                is_literal = content.is_literal
+                file, line = (self._origin.file, content.line + 1) if is_literal else (self._inside(name, key), 1)
+                origin = replace(self._origin, file=file, first_line=line, among_others=False, is_local=False)
+                _Text(origin, self._parsed).read(text)
+        return has_ours or has_unread
 
     def _inside(self, name: str, key: str) -> str:
         return f"{self._origin.file}#{name}/{key}"

@@ -62,3 +62,12 @@ def test_a_key_of_a_config_map(key: str) -> None:
     (line,) = said(found, "MP0609")
     assert line.startswith(f"10: ConfigMap/c: data.{key}: is not read")
     assert said(found, "MP0703") == []
+
+
+def test_the_keys_of_a_config_map_may_have_any_order() -> None:
+    lines = "".join(f"    {line}\n" for line in ROLE.splitlines())
+    keys = (f"  roles: |\n{lines}", "  values.yaml: |\n    replicas: 2\n")
+    head = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata:\n"
+    there, back = (codes(examine([], (head + "".join(each)).encode())) for each in (keys, keys[::-1]))
+    assert there == back
+    assert "UNREAD_NAME" in there
