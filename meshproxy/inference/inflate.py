@@ -10,7 +10,9 @@ from meshproxy.inference.protobuf import malformed
 from meshproxy.refusal import Reason, Refusal
 
 PIECE_BYTES = 65_536
-_WINDOW_BITS = {GZIP: 16 + zlib.MAX_WBITS, DEFLATE: zlib.MAX_WBITS}
+GZIP_BITS = 16 + zlib.MAX_WBITS
+"""Has zlib read one gzip member."""
+_WINDOW_BITS = {GZIP: GZIP_BITS, DEFLATE: zlib.MAX_WBITS}
 
 
 class Inflater:

@@ -28,7 +28,7 @@ from meshproxy.codec.grpc import Deframer, Misframed
 from meshproxy.inference.body_scan import DEFAULT_LIMITS, ScanLimits
 from meshproxy.inference.call import Verb
 from meshproxy.inference.fields import Unreadable, read_field, read_varint
-from meshproxy.inference.inflate import PIECE_BYTES, Inflater
+from meshproxy.inference.inflate import GZIP_BITS, PIECE_BYTES, Inflater
 from meshproxy.inference.protobuf import END_GROUP, GROUP, as_int64
 from meshproxy.refusal import Refusal
 
@@ -326,7 +326,7 @@ class _RestBody:
                 self._is_json = True
                 self._json.feed(data)
                 return
-            self._inflating = zlib.decompressobj(16 + zlib.MAX_WBITS)
+            self._inflating = zlib.decompressobj(GZIP_BITS)
         if self._inflating is not None:
             try:
                 self._inflating = self._inflate(self._inflating, data)
@@ -348,7 +348,7 @@ class _RestBody:
                 self._members -= 1
                 data = inflating.unused_data
                 more = bool(data)
-                inflating = zlib.decompressobj(16 + zlib.MAX_WBITS)
+                inflating = zlib.decompressobj(GZIP_BITS)
             if not self._left or not self._members:
                 self._stopped_at = self._seen - len(data)
                 return None
