@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,8 +16,8 @@ from meshproxy.proxy.snapshot import BodyLimits, Snapshot
 from meshproxy.proxy.time_split import split_time, split_time_so_far
 from meshproxy.routing.retry import INBOUND_RETRIES, RetryRule
 from meshproxy.routing.routes import Route, Routes
-from meshproxy.transport import connection, h1, h2
 from meshproxy.transport.reaper import PERIOD, Reaper
+from tests.processor_time import reads_take_no_time  # noqa: F401 - a fixture of every test here
 from tests.proxy.fakes import (
     NOW,
     FakeCluster,
@@ -29,15 +29,6 @@ from tests.proxy.fakes import (
     FakeUpstream,
     FakeVerifier,
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def reads_take_no_time() -> Iterator[None]:
-    """How much is read at once goes by processor time, in which two runs differ."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (connection, h1, h2):
-            patch.setattr(module, "thread_time", lambda: 0.0)
-        yield
 
 
 def route(server: str = "main", *, retry: RetryRule = INBOUND_RETRIES, **fields: Any) -> Route:

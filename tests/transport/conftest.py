@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,22 +12,13 @@ from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.h2.frames import PING
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
-from meshproxy.transport import connection, h1, h2
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h2_client import H2Client, H2ClientStream
 from meshproxy.transport.h2_server import H2Server
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
-
-
-@pytest.fixture(autouse=True, scope="module")
-def reads_take_no_time() -> Iterator[None]:
-    """How much is read at once goes by processor time, in which two runs differ."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (connection, h1, h2):
-            patch.setattr(module, "thread_time", lambda: 0.0)
-        yield
+from tests.processor_time import reads_take_no_time  # noqa: F401 - a fixture of every test here
 
 
 class FakeLoop:
