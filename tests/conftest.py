@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 
 import pytest
 import uvloop
@@ -43,6 +43,14 @@ def pytest_collection_finish() -> None:
     nothing()
     gc.freeze()
     gc.enable()
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_timeout_cancel_timer(item: pytest.Item) -> Generator[None, object, object]:
+    """Otherwise each test keeps its timer, 40 objects that every whole garbage collection looks at."""
+    is_done = yield
+    vars(item).pop("cancel_timeout", None)
+    return is_done
 
 
 @pytest.hookimpl(optionalhook=True)  # suites that run alone leave xdist out

@@ -78,6 +78,7 @@ def context(monkeypatch: pytest.MonkeyPatch) -> FakeContext:
         return None
 
     monkeypatch.setattr("benchmarks.runner.check_refusals", all_well)
+    monkeypatch.setattr("gc.collect", lambda: 0)  # of all tests' objects, before each measurement
     return FakeContext()
 
 

@@ -64,6 +64,13 @@ def table(heading: str) -> list[list[str]]:
     return rows
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nodes_are_let_go() -> Iterator[None]:
+    """400,000 objects, which every whole garbage collection would look at until the last test."""
+    yield
+    nodes.cache_clear()
+
+
 @cache
 def nodes() -> tuple[tuple[Path, ast.Call | ast.Attribute | ast.AnnAssign | ast.Assign], ...]:
     """Of all kinds that are asked for here, as parsing takes longer than all tests together."""
