@@ -13,16 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import meshproxy.devtools  # noqa: F401 - tells grpcio about processes that tests start
-
-IS_THOROUGH = "MESHPROXY_THOROUGH" in os.environ
-"""Set by `make coverage`: more examples, and both event loops everywhere."""
+from tests.thorough import IS_THOROUGH, tries
 
 # A shared machine makes single examples slow without anything being wrong; tests bound their work with max_examples.
 settings.register_profile(
     "meshproxy",
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
-    max_examples=100 if IS_THOROUGH else 40,
+    max_examples=tries(100),
 )
 settings.load_profile("meshproxy")
 

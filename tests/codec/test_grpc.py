@@ -17,6 +17,7 @@ from meshproxy.codec.grpc import (
     is_grpc,
     parse_timeout,
 )
+from tests.thorough import tries
 
 
 def pieces(data: bytes, size: int) -> list[bytes]:
@@ -65,7 +66,7 @@ def test_finds_the_messages_however_the_body_is_cut(name: str, size: int) -> Non
     sent=st.lists(st.tuples(st.booleans(), st.binary(max_size=40)), max_size=6),
     cuts=st.lists(st.integers(1, 20), min_size=1, max_size=20),
 )
-@settings(max_examples=150)
+@settings(max_examples=tries(150))
 def test_gives_back_what_was_framed(sent: list[tuple[bool, bytes]], cuts: list[int]) -> None:
     body = b"".join(frame(message, compressed=compressed) for compressed, message in sent)
     deframer = Deframer()

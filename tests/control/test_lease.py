@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshproxy.control.lease import DURATION, LEADS, Candidate, Lease
+from tests.thorough import tries
 
 
 def stored(lease: Lease | None, version: int) -> Lease:
@@ -207,13 +208,13 @@ def check(rates: list[float], steps: list[tuple[str, int]]) -> None:
         assert world.leaders() <= 1  # between two steps leaders only become fewer
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=tries(300), deadline=None)
 @given(st.lists(st.sampled_from([0.81, 1.0, 1.19]), min_size=3, max_size=3), st.lists(ANYTHING, max_size=40))
 def test_two_never_lead(rates: list[float], steps: list[tuple[str, int]]) -> None:
     check(rates, steps)
 
 
-@settings(max_examples=700, deadline=None)
+@settings(max_examples=tries(700), deadline=None)
 @given(st.lists(st.one_of(ATTEMPT, WAIT), min_size=4, max_size=12))
 def test_two_never_lead_with_the_worst_of_clocks_and_late_answers(steps: list[tuple[str, int]]) -> None:
     check([0.81, 1.19, 1.19], steps)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jwt.algorithms import get_default_algorithms
 
 from meshproxy.identity.jwk import ALGORITHMS, KEY_SET_BYTES, KEYS, KeySetError, read_key, read_key_set
+from tests.thorough import tries
 
 THEIRS = get_default_algorithms()
 RSA = rsa.generate_private_key(65537, 2048)
@@ -242,7 +243,7 @@ BASES = [RSA_JWK, EC_JWK, jwk_of(PRIVATE["EdDSA"])]
 NAMES = ["kty", "crv", "n", "e", "x", "y", "alg", "use", "key_ops", "kid", "d", "k"]
 
 
-@settings(max_examples=150)
+@settings(max_examples=tries(150))
 @given(
     base=st.sampled_from(BASES),
     changed=st.dictionaries(st.sampled_from(NAMES), VALUES | st.sampled_from(["RS256", "ES256", "P-521", EC_JWK["x"]])),

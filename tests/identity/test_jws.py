@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from jwt.algorithms import get_default_algorithms
 
 from meshproxy.identity.jws import ALGORITHMS, Form, make_public_key, verifier
+from tests.thorough import tries
 
 NAMES = sorted(ALGORITHMS)
 THEIRS = get_default_algorithms()
@@ -103,7 +104,7 @@ def test_signatures(name: str) -> None:
             assert not verify(other, b"message", signature)
 
 
-@settings(max_examples=300)
+@settings(max_examples=tries(300))
 @given(
     name=st.sampled_from(NAMES),
     signed=st.sampled_from([b"message", b""]),
@@ -118,7 +119,7 @@ def test_the_same_verdict_as_pyjwt(name: str, signed: bytes, start: int, put: by
     assert verify(name, b"message", signature) == (signed == b"message" and signature == whole)
 
 
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @given(name=st.sampled_from(NAMES), signature=st.binary(max_size=600))
 def test_any_bytes(name: str, signature: bytes) -> None:
     assert not verify(name, b"message", signature)

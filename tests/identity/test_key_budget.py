@@ -18,6 +18,7 @@ from meshproxy.identity.key_budget import (
     KeyBudget,
     Wanted,
 )
+from tests.thorough import tries
 
 REAL = Wanted("real")
 
@@ -245,4 +246,4 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=60, stateful_step_count=30)
+TestLife.settings = settings(max_examples=tries(60), stateful_step_count=30)

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from meshproxy.devtools.issuer import SigningKey
 from meshproxy.identity.key_budget import CAPACITY, IN_VAIN, REFILL, RESERVE, Ask
 from meshproxy.identity.keys import BACK_OFF, REFRESH, IssuerKeys
+from tests.thorough import tries
 
 ES = frozenset({"ES256"})
 
@@ -240,4 +241,4 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=50, stateful_step_count=20)
+TestLife.settings = settings(max_examples=tries(50), stateful_step_count=20)

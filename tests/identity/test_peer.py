@@ -24,6 +24,7 @@ from meshproxy.identity.peer import (
     read_spiffe_id,
     read_start,
 )
+from tests.thorough import tries
 
 DOMAIN = "dev.example"
 ID = "spiffe://dev.example/ns/pricing/sa/quoter"
@@ -404,7 +405,7 @@ PURPOSES = [
 ]
 
 
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @given(
     uris=st.lists(URIS, min_size=0, max_size=2) | st.just([ID]),
     dns=st.lists(st.sampled_from(["a.example", "spiffe"]), max_size=2),
@@ -447,7 +448,7 @@ MUTATIONS = st.lists(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @given(mutations=MUTATIONS, base=st.sampled_from([GOOD, raw(GOOD_SAN), CA.issue(ID, dns=["a.example"]).der]))
 def test_mutations_are_refused_or_read_the_same(mutations: list[tuple[str, int, int]], base: bytes) -> None:
     der = bytearray(base)
@@ -472,7 +473,7 @@ def test_mutations_are_refused_or_read_the_same(mutations: list[tuple[str, int, 
         assert ours == theirs
 
 
-@settings(max_examples=100)
+@settings(max_examples=tries(100))
 @given(st.binary(max_size=200))
 def test_noise_is_refused(noise: bytes) -> None:
     assert our_id(noise, NOW) is None

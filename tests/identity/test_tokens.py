@@ -35,6 +35,7 @@ from meshproxy.identity.tokens import (
     TokenVerifier,
 )
 from meshproxy.refusal import Reason, Refusal
+from tests.thorough import tries
 
 NOW = float(int(time()))
 
@@ -822,7 +823,7 @@ PARTS = st.one_of(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @given(
     st.one_of(
         st.binary(max_size=200),
@@ -844,7 +845,7 @@ def test_a_token_or_a_refusal(authorization: bytes) -> None:
 ES = new_issuer(algorithm="ES256")
 
 
-@settings(max_examples=100)
+@settings(max_examples=tries(100))
 @given(
     issuer=st.sampled_from([CORP, ES]),
     header=st.dictionaries(

@@ -12,6 +12,7 @@ from meshproxy.inference.answer_signals import MOST_NUMBERS
 from meshproxy.inference.call import Verb
 from meshproxy.inference.surface import Signals
 from meshproxy.inference.tfserving_answers import read_signals
+from tests.thorough import tries
 
 
 def tensor(numbers: list[float], *shape: int) -> bytes:
@@ -65,7 +66,7 @@ def test_long_answers_are_not_read() -> None:
     assert read_signals(False, Verb.PREDICT, body) is None
 
 
-@settings(max_examples=60)
+@settings(max_examples=tries(60))
 @given(st.sampled_from([Verb.PREDICT, Verb.CLASSIFY, Verb.REGRESS, Verb.MULTI_INFERENCE]), st.booleans(), st.binary())
 def test_nothing_is_raised(verb: Verb, is_grpc: bool, body: bytes) -> None:
     read_signals(is_grpc, verb, body)

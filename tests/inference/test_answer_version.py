@@ -23,6 +23,7 @@ from meshproxy.inference.tfserving_grpc import METHODS
 from meshproxy.inference.unary import write_bytes as length
 from meshproxy.inference.unary import write_varint as varint
 from tests.inference.spec_messages import cuts
+from tests.thorough import tries
 
 
 def pieces(body: bytes, sizes: Iterable[int]) -> list[bytes]:
@@ -94,7 +95,7 @@ def test_which_methods_say_no_version() -> None:
         assert (operation.read_version is None) is (operation.whole_version is None)
 
 
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @given(
     version=st.integers(-(2**63), 2**63 - 1),
     size=st.sampled_from([0, 1, 20, 40, 5_000]),
@@ -153,7 +154,7 @@ def test_what_is_remembered_is_bounded() -> None:
     assert len(answer_version._memo) <= MEMO_ENTRIES
 
 
-@settings(max_examples=300)
+@settings(max_examples=tries(300))
 @given(
     data=st.one_of(st.binary(max_size=200), st.binary(max_size=200).map(frame), st.just(predicted())),
     place=st.integers(0, 300),

@@ -21,6 +21,7 @@ from meshproxy.inference.unary import write_bytes as length
 from meshproxy.inference.unary import write_varint as varint
 from meshproxy.refusal import Reason, Refusal
 from tests.inference.spec_messages import cuts, damaged, spec_requests, task_requests, texts
+from tests.thorough import tries
 
 PREDICT = METHODS[b"/tensorflow.serving.PredictionService/Predict"]
 MULTI = METHODS[b"/tensorflow.serving.PredictionService/MultiInference"]
@@ -461,7 +462,7 @@ def check(
 
 
 @given(message=spec_requests, steps=cuts, chosen=choices)
-@settings(max_examples=300)
+@settings(max_examples=tries(300))
 def test_protobuf_reads_the_same_but_for_the_version(
     messages: dict[str, Any], message: bytes, steps: list[int], chosen: tuple[int | None, str | None]
 ) -> None:
@@ -469,7 +470,7 @@ def test_protobuf_reads_the_same_but_for_the_version(
 
 
 @given(message=task_requests, steps=cuts, chosen=choices)
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 def test_protobuf_reads_the_same_tasks_but_for_the_version(
     messages: dict[str, Any], message: bytes, steps: list[int], chosen: tuple[int | None, str | None]
 ) -> None:
@@ -477,7 +478,7 @@ def test_protobuf_reads_the_same_tasks_but_for_the_version(
 
 
 @given(message=st.binary(max_size=60) | damaged(spec_requests), steps=cuts, chosen=choices)
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 def test_whatever_goes_on_says_what_was_authorised(
     messages: dict[str, Any], message: bytes, steps: list[int], chosen: tuple[int | None, str | None]
 ) -> None:
@@ -485,7 +486,7 @@ def test_whatever_goes_on_says_what_was_authorised(
 
 
 @given(message=st.binary(max_size=60) | damaged(task_requests), steps=cuts, chosen=choices)
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 def test_whatever_tasks_go_on_say_what_was_authorised(
     messages: dict[str, Any], message: bytes, steps: list[int], chosen: tuple[int | None, str | None]
 ) -> None:
@@ -493,7 +494,7 @@ def test_whatever_tasks_go_on_say_what_was_authorised(
 
 
 @given(body=st.binary(max_size=80), encoding=st.sampled_from([None, b"gzip"]), steps=cuts)
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 def test_any_body_is_rewritten_or_refused(body: bytes, encoding: bytes | None, steps: list[int]) -> None:
     for asked in (PREDICT, MULTI):
         try:

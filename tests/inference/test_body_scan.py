@@ -28,6 +28,7 @@ from meshproxy.inference.surface import Operation, Scan
 from meshproxy.inference.surfaces import SURFACES
 from meshproxy.inference.unary import read_text, write_bytes, write_text
 from meshproxy.refusal import Reason, Refusal
+from tests.thorough import tries
 
 NAME, VERSION = 0x0A, 0x12
 
@@ -94,7 +95,7 @@ def expected(fields: list[bytes]) -> Call | None:
 
 
 @given(fields=bodies, steps=cuts)
-@settings(max_examples=300)
+@settings(max_examples=tries(300))
 def test_the_last_of_each_field_counts(fields: list[bytes], steps: list[int]) -> None:
     body = frame(b"".join(fields))
     assert scanned(body, steps) == expected(fields)
@@ -102,7 +103,7 @@ def test_the_last_of_each_field_counts(fields: list[bytes], steps: list[int]) ->
 
 
 @given(fields=bodies, steps=cuts)
-@settings(max_examples=300)
+@settings(max_examples=tries(300))
 def test_another_version_takes_the_place_of_both(fields: list[bytes], steps: list[int]) -> None:
     call = expected(fields)
     if call is None:

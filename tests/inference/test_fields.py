@@ -9,6 +9,7 @@ from meshproxy.inference.protobuf import FieldWalker
 from meshproxy.inference.unary import write_bytes as length
 from meshproxy.inference.unary import write_varint as varint
 from meshproxy.refusal import Refusal
+from tests.thorough import tries
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ parts = st.one_of(
 
 
 @given(data=st.lists(parts, max_size=8).map(b"".join) | st.binary(max_size=30))
-@settings(max_examples=300)
+@settings(max_examples=tries(300))
 def test_finds_what_the_strict_reader_finds(data: bytes) -> None:
     wanted = [number << 3 | wire for number in range(1, 21) for wire in (0, 2)]
     try:

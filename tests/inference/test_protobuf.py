@@ -20,6 +20,7 @@ from meshproxy.inference.protobuf import (
 from meshproxy.inference.unary import write_bytes as length
 from meshproxy.inference.unary import write_varint as varint
 from meshproxy.refusal import Reason, Refusal
+from tests.thorough import tries
 
 SPEC = 0x0A
 
@@ -257,7 +258,7 @@ well_formed = st.lists(groups, max_size=8).map(b"".join)
 
 
 @given(data=well_formed, steps=st.lists(st.integers(1, 9), min_size=1, max_size=9))
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 def test_takes_every_message_and_finds_what_protobuf_finds(
     messages: dict[str, Any], data: bytes, steps: list[int]
 ) -> None:
@@ -293,7 +294,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 @given(data=st.one_of(st.binary(max_size=40), damaged()))
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 def test_takes_nothing_that_protobuf_refuses(messages: dict[str, Any], data: bytes) -> None:
     try:
         found = FieldWalker().read(data, (0x12,), 0)

@@ -24,6 +24,7 @@ from meshproxy.inference.tfserving_answers import MOST_FIELDS, MOST_VALUES
 from meshproxy.inference.tfserving_answers import compare as compare_answers
 from meshproxy.inference.unary import write_bytes as length
 from meshproxy.inference.unary import write_varint
+from tests.thorough import tries
 
 
 def compare(first: bytes, second: bytes, is_grpc: bool, verb: Verb, tolerance: Tolerance) -> Comparison:
@@ -419,7 +420,7 @@ def is_close(a: float, b: float, tolerance: Tolerance) -> bool:
 
 
 @given(pairs=st.lists(st.tuples(small, small) | small.map(lambda x: (x, x)), max_size=8), tolerance=tolerances)
-@settings(max_examples=300)
+@settings(max_examples=tries(300))
 def test_agrees_if_every_pair_is_close(pairs: list[tuple[float, float]], tolerance: Tolerance) -> None:
     a, b = [x for x, _ in pairs], [y for _, y in pairs]
     expected = all(is_close(x, y, tolerance) for x, y in pairs)
@@ -443,7 +444,7 @@ def test_top1_disagrees_if_any_row_does(rows: list[list[int]], others: list[list
 
 
 @given(a=st.binary(max_size=60), b=st.binary(max_size=60))
-@settings(max_examples=300)
+@settings(max_examples=tries(300))
 def test_any_bytes_are_compared(a: bytes, b: bytes) -> None:
     known = predicted([1.0, 2.0], [1, 2])
     for verb in Verb:
@@ -453,7 +454,7 @@ def test_any_bytes_are_compared(a: bytes, b: bytes) -> None:
 
 
 @given(at=st.integers(5, 10_000), byte=st.integers(0, 255), dtype=st.sampled_from(list(CODES)), packed=st.booleans())
-@settings(max_examples=300)
+@settings(max_examples=tries(300))
 def test_damage_is_survived(at: int, byte: int, dtype: int, packed: bool) -> None:
     whole = bytearray(predicted([0, 1, 1, 0], [2, 2], dtype, packed=packed))
     whole[5 + at % (len(whole) - 5)] = byte

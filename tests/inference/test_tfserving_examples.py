@@ -20,6 +20,7 @@ from meshproxy.devtools.messages import (
 from meshproxy.inference import tfserving_examples as module
 from meshproxy.inference.call import Verb
 from meshproxy.inference.tfserving_examples import FIELDS, INFLATED_BYTES, WORK_BYTES, count_grpc, count_json
+from tests.thorough import tries
 
 WHOLE = [1 << 30]
 STEPS = [WHOLE, [1], [2], [7], [1000]]
@@ -171,7 +172,7 @@ def test_looks_at_a_bounded_number_of_fields() -> None:
     ),
     steps=st.lists(st.integers(1, 30), min_size=1, max_size=4),
 )
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 def test_counts_what_protobuf_reads(shapes: list[tuple[str, list[int], bytes]], steps: list[int]) -> None:
     message = predict(*shapes)
     found = counted(Verb.PREDICT, frame(message), steps)
@@ -269,7 +270,7 @@ values = st.recursive(
     is_ascii=st.booleans(),
     steps=st.lists(st.integers(1, 20), min_size=1, max_size=4),
 )
-@settings(max_examples=400)
+@settings(max_examples=tries(400))
 def test_counts_what_json_reads(
     rows: list[Any], before: dict[str, Any], key: str, indent: int | None, is_ascii: bool, steps: list[int]
 ) -> None:
@@ -281,7 +282,7 @@ def test_counts_what_json_reads(
     body=st.binary(max_size=40) | st.text('ab"\\[]{}:, 12', max_size=60).map(lambda text: text.encode()),
     steps=st.lists(st.integers(1, 9), min_size=1, max_size=4),
 )
-@settings(max_examples=300)
+@settings(max_examples=tries(300))
 def test_any_body_has_a_count(body: bytes, steps: list[int]) -> None:
     assert of_json(body, steps) >= 1
     assert of_json(b'{"instances": [' + body, steps) == of_json(b'{"instances": [' + body)

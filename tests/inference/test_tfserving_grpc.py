@@ -19,6 +19,7 @@ from meshproxy.inference.unary import write_bytes as length
 from meshproxy.inference.unary import write_varint as varint
 from meshproxy.refusal import Reason, Refusal
 from tests.inference.spec_messages import cuts, damaged, others, spec_requests, task_requests, texts, unknown
+from tests.thorough import tries
 
 # ------------------------------------------------------------------------------------------------------------ wire
 
@@ -613,7 +614,7 @@ def oracle_config(messages: dict[str, Any], message: bytes) -> tuple[ModelRef, .
 
 
 @given(message=spec_requests, steps=cuts)
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 def test_whatever_is_well_formed_is_read_as_protobuf_reads_it(
     messages: dict[str, Any], message: bytes, steps: list[int]
 ) -> None:
@@ -623,7 +624,7 @@ def test_whatever_is_well_formed_is_read_as_protobuf_reads_it(
 
 
 @given(message=task_requests, steps=cuts)
-@settings(max_examples=150)
+@settings(max_examples=tries(150))
 def test_whatever_tasks_are_well_formed_are_read_as_protobuf_reads_them(
     messages: dict[str, Any], message: bytes, steps: list[int]
 ) -> None:
@@ -634,7 +635,7 @@ def test_whatever_tasks_are_well_formed_are_read_as_protobuf_reads_them(
 
 
 @given(message=config_requests, steps=cuts)
-@settings(max_examples=150)
+@settings(max_examples=tries(150))
 def test_whatever_configuration_is_well_formed_is_read_as_protobuf_reads_it(
     messages: dict[str, Any], message: bytes, steps: list[int]
 ) -> None:
@@ -661,13 +662,13 @@ def names_ever(message: bytes) -> list[str]:
 
 
 @given(message=st.one_of(st.binary(max_size=60), damaged(spec_requests)), steps=cuts)
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 def test_whatever_is_taken_protobuf_reads_the_same(messages: dict[str, Any], message: bytes, steps: list[int]) -> None:
     check(PREDICT, message, steps, oracle_spec(messages, message))
 
 
 @given(message=st.one_of(st.binary(max_size=60), damaged(task_requests)), steps=cuts)
-@settings(max_examples=150)
+@settings(max_examples=tries(150))
 def test_whatever_tasks_are_taken_protobuf_reads_the_same(
     messages: dict[str, Any], message: bytes, steps: list[int]
 ) -> None:
@@ -675,7 +676,7 @@ def test_whatever_tasks_are_taken_protobuf_reads_the_same(
 
 
 @given(message=st.one_of(st.binary(max_size=60), damaged(config_requests)), steps=cuts)
-@settings(max_examples=150)
+@settings(max_examples=tries(150))
 def test_whatever_configuration_is_taken_protobuf_reads_the_same(
     messages: dict[str, Any], message: bytes, steps: list[int]
 ) -> None:
@@ -683,7 +684,7 @@ def test_whatever_configuration_is_taken_protobuf_reads_the_same(
 
 
 @given(body=st.binary(max_size=80), encoding=st.sampled_from([None, b"gzip", b"deflate"]), steps=cuts)
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 def test_any_body_is_a_call_or_a_refusal(body: bytes, encoding: bytes | None, steps: list[int]) -> None:
     for asked in (PREDICT, MULTI, RELOAD):
         assert outcome(asked, body, encoding=encoding) == outcome(asked, body, encoding=encoding, steps=steps)
@@ -749,7 +750,7 @@ def test_anything_but_one_whole_message_names_no_client(body: bytes) -> None:
         max_size=5,
     ).map(b"".join)
 )
-@settings(max_examples=300)
+@settings(max_examples=tries(300))
 def test_protobuf_reads_the_same(messages: dict[str, Any], message: bytes) -> None:
     found = client_id(frame(message))
     if found is None:

@@ -12,6 +12,7 @@ from meshproxy.inference.surface import Operation
 from meshproxy.inference.surfaces import SURFACES, surfaces
 from meshproxy.inference.tfserving_rest import rewrite_target
 from meshproxy.refusal import Reason, Refusal
+from tests.thorough import tries
 
 
 def read(method: bytes, target: bytes) -> Operation:
@@ -367,7 +368,7 @@ targets = st.one_of(
 @given(verb=st.sampled_from([b"GET", b"POST"]), target=targets)
 @example(verb=b"GET", target=b"/v1/models/labels/metadata")
 @example(verb=b"GET", target=b"/v1/models/Labels/metadata")
-@settings(max_examples=400)
+@settings(max_examples=tries(400))
 def test_whatever_is_taken_the_server_reads_the_same(verb: bytes, target: bytes) -> None:
     try:
         answer = read(verb, target)
@@ -391,7 +392,7 @@ def test_whatever_is_taken_the_server_reads_the_same(verb: bytes, target: bytes)
 
 
 @given(verb=st.binary(max_size=8), target=st.binary(max_size=60))
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 def test_anything_is_a_call_or_a_refusal(verb: bytes, target: bytes) -> None:
     for prefix in (b"", b"/v1/models/"):
         try:

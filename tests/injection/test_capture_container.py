@@ -14,6 +14,7 @@ from meshproxy.injection.inject import Injected, Refused, Skipped, inject
 from meshproxy.injection.sidecar import DOCUMENT
 from meshproxy.injection.uninject import uninject
 from tests.injection.pods import BEFORE_SIDECARS, SETTINGS, apply_patch, element, injected, pod, pods
+from tests.thorough import tries
 
 CONFIG = "config.meshproxy.dev/"
 ENABLED = {f"{CONFIG}capture": "enabled"}
@@ -92,7 +93,7 @@ def test_who_captures_already_is_left_alone() -> None:
 
 
 @given(pods(), st.booleans())
-@settings(max_examples=60)
+@settings(max_examples=tries(60))
 def test_twice_is_once_and_it_can_be_taken_back(content: Any, native: bool) -> None:
     content = copy.deepcopy(content)
     content["metadata"].setdefault("annotations", {}).update(ENABLED)

@@ -13,6 +13,7 @@ from meshproxy.config.schema import Sidecar
 from meshproxy.injection.inject import LABEL, MIRROR, Injected, Refused, Skipped, inject
 from meshproxy.injection.sidecar import DOCUMENT, TRUST_BUNDLE
 from tests.injection.pods import BEFORE_SIDECARS, SETTINGS, apply_patch, element, injected, pod, pods
+from tests.thorough import tries
 
 CONFIG = "config.meshproxy.dev/"
 
@@ -264,7 +265,7 @@ def test_a_name_for_the_document() -> None:
 
 
 @given(content=pods(), native=st.booleans())
-@settings(max_examples=60)
+@settings(max_examples=tries(60))
 def test_twice_is_once_and_the_patch_leads_there(content: Any, native: bool) -> None:
     before = copy.deepcopy(content)
     at = SETTINGS if native else BEFORE_SIDECARS
@@ -290,7 +291,7 @@ def test_twice_is_once_and_the_patch_leads_there(content: Any, native: bool) -> 
         max_leaves=8,
     )
 )
-@settings(max_examples=100)
+@settings(max_examples=tries(100))
 def test_what_is_no_pod_is_refused_in_words(content: Any) -> None:
     result = inject(content, "serving", SETTINGS)
     assert isinstance(result, Refused | Injected | Skipped)

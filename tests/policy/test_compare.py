@@ -17,6 +17,7 @@ from meshproxy.policy.compile import compile_policy
 from meshproxy.policy.decide import Policy
 from meshproxy.policy.possible import MOST_WORLDS
 from meshproxy.refusal import Refusal
+from tests.thorough import tries
 
 DOMAIN = "d.example"
 QUOTER = Workload(f"spiffe://{DOMAIN}/ns/pricing/sa/quoter", DOMAIN, "pricing", "quoter", 1e12)
@@ -176,7 +177,7 @@ POSSIBLE = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=tries(60), deadline=None)
 @given(
     old=POLICIES,
     new=POLICIES,

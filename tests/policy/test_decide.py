@@ -28,6 +28,7 @@ from meshproxy.policy.decide import CHALLENGE, DEFAULT_DENY, MOST_NAMES, NO_ROLE
 from meshproxy.policy.explain import explain
 from meshproxy.policy.rules import SubjectMatch
 from meshproxy.refusal import Reason, Refusal
+from tests.thorough import tries
 
 DOMAIN = "d.example"
 
@@ -741,7 +742,7 @@ def documents(draw: st.DrawFn) -> tuple[list[schema.ModelRole], list[schema.Mode
     ]
 
 
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @given(
     documents(),
     st.lists(st.tuples(callers, calls), min_size=1, max_size=4),
@@ -836,7 +837,7 @@ def is_evaluable(found: object, path: list[str], wanted: object) -> bool:
     return True
 
 
-@settings(max_examples=300)
+@settings(max_examples=tries(300))
 @given(st.dictionaries(names, values, max_size=4), asked)
 def test_no_deny_that_cannot_be_evaluated_lets_through(claims: dict[str, Any], wanted: dict[str, Any]) -> None:
     who, caller = of(token=fields.TokenSubject(issuer="corp", claims=wanted)), Caller(None, token(**claims))
@@ -964,7 +965,7 @@ def test_parts_and_conditions() -> None:
     assert seen(policy, STATUS_OF_ALL, "3", remote="11.0.0.1:1", headers=()) == []
 
 
-@settings(max_examples=60)
+@settings(max_examples=tries(60))
 @given(st.data())
 def test_a_part_is_seen_by_whoever_may_ask_for_it_alone(data: st.DataObject) -> None:
     roles = [VERSIONED, SIGNED, ALL, SECRET, LABELLED]

@@ -36,6 +36,7 @@ from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.stream import HeadRefused
 from meshproxy.upstream.pool import PoolFull
 from tests.proxy.fakes import FakeEndpoint, FakeLoop, FakeTimer, FakeUpstream, RecordedListener, RecordedSink
+from tests.thorough import tries
 
 PROTOCOL_ERROR, CANCEL = 0x1, 0x8
 
@@ -542,7 +543,7 @@ OF_A_STREAM = ("head", "data", "trailers", "reset", "drained")
 HOOKS = ["interim", "answered", "failed", "failed_late", "broke", "drained"]
 
 
-@settings(max_examples=400)
+@settings(max_examples=tries(400))
 @given(
     waits=st.booleans(),
     connected=st.sampled_from([None, None, HeadRefused("long"), RuntimeError("a defect")]),

@@ -51,8 +51,9 @@ from meshproxy.upstream.discovery import EndpointAddress
 from meshproxy.upstream.health import CheckSettings, Health
 from meshproxy.upstream.pool import PoolSettings
 from meshproxy.upstream.serving import HealthService
+from tests.thorough import tries
 
-CONVERSATIONS = 1_000
+CONVERSATIONS = tries(1_000)
 STEPS = 40
 CANCEL = 0x8
 REFUSED_STREAM = 0x7

@@ -17,6 +17,7 @@ from meshproxy.proxy.headers import (
     identity_headers,
     is_identity,
 )
+from tests.thorough import tries
 
 GRPC = (b"content-type", b"application/grpc")
 
@@ -87,7 +88,7 @@ IDENTITY = [b"x-meshproxy-caller", b"x-meshproxy-anything", b"x-forwarded-client
 
 
 @pytest.mark.parametrize("name", IDENTITY)
-@settings(max_examples=100)
+@settings(max_examples=tries(100))
 @given(data=st.data())
 def test_a_name_that_some_server_folds_into_ours_is_ours(name: bytes, data: st.DataObject) -> None:
     spelling = bytes(data.draw(st.sampled_from(b"-_.!#$%&'*+^`|~")) if byte == ord("-") else byte for byte in name)

@@ -24,6 +24,7 @@ from meshproxy.telemetry.trace import Tracer
 from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.transport.stream import HeadRefused
 from tests.proxy.fakes import FakeDownstream, FakeUpstream, Surroundings, full_upstream
+from tests.thorough import tries
 
 CANCEL = 0x8
 PREDICT = b"/tensorflow.serving.PredictionService/Predict"
@@ -343,7 +344,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=tries(300))
 @given(steps=STEPS, is_grpc=st.booleans(), max_bytes=st.sampled_from([10, 1000]), ready=st.booleans())
 def test_whatever_happens_it_ends_once_with_one_of_the_results(
     steps: list[str], is_grpc: bool, max_bytes: int, ready: bool

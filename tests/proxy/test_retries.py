@@ -32,6 +32,7 @@ from meshproxy.transport.stream import HeadRefused
 from meshproxy.upstream.cluster import NoEndpoint
 from meshproxy.upstream.pool import PoolFull
 from tests.proxy.fakes import FakeDownstream, FakeUpstream, RecordedRequest, Surroundings, full_upstream
+from tests.thorough import tries
 
 INTERNAL_ERROR, CANCEL, REFUSED_STREAM = 0x2, 0x8, 0x7
 RELOAD = b"/tensorflow.serving.ModelService/HandleReloadConfigRequest"
@@ -659,7 +660,7 @@ def happen(made: Alone, what: str, which: int, sent: bytearray) -> None:
             reader.reset_received(CANCEL if what == "reset" else REFUSED_STREAM, "gone")
 
 
-@settings(max_examples=300)
+@settings(max_examples=tries(300))
 @given(
     steps=st.lists(STEPS, max_size=25),
     is_grpc=st.booleans(),

@@ -36,6 +36,7 @@ from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.upstream.cluster import NoEndpoint
 from tests.proxy.fakes import FakeDownstream, RecordedRequest, Surroundings
 from tests.proxy.test_arm_call import FakeMeter
+from tests.thorough import tries
 
 CANCEL = 0x8
 LIMITED = Concurrency(limit=1, queue=1)
@@ -440,7 +441,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @given(steps=STEPS, delayed=st.sets(st.integers(0, 3)), aborted=st.sets(st.integers(0, 3)), queue=st.integers(0, 3))
 def test_whatever_happens_slots_are_given_back_and_a_request_proceeds_at_most_once(
     steps: list[tuple[str, int]], delayed: set[int], aborted: set[int], queue: int

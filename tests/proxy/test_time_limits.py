@@ -13,10 +13,11 @@ from meshproxy.codec.events import ResponseHead
 from meshproxy.config.routes import Concurrency
 from meshproxy.proxy.client_side import LOOKS
 from tests.proxy.conftest import World, framed, spec
+from tests.thorough import tries
 
 LIMITS = st.floats(0.001, 2.0) | st.sampled_from([0.001, 0.05, 0.1, 0.2, 0.25, 0.3, 1.0, 30.0])
 MOMENTS = st.floats(0.0, 1.0)
-FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=tries(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def start_reaper(world: World, shortest: float) -> None:

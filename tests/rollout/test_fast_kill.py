@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from meshproxy.rollout.analysis import FastKillSettings
 from meshproxy.rollout.fast_kill import FastKill
+from tests.thorough import tries
 
 
 def calls_until(watch: FastKill, failed: bool = True, most: int = 100) -> int:
@@ -61,7 +62,7 @@ def test_it_can_be_switched_off() -> None:
     assert calls_until(FastKill(FastKillSettings(enabled=False))) == 0
 
 
-@settings(max_examples=50)
+@settings(max_examples=tries(50))
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=200))
 def test_it_never_trips_without_a_failure_of_the_candidate(calls: list[tuple[bool, bool]]) -> None:
     watch = FastKill(FastKillSettings())

@@ -21,6 +21,7 @@ from meshproxy.rollout.window import (
     rest_kind,
     score_bin,
 )
+from tests.thorough import tries
 
 counts = st.integers(0, 1_000)
 histograms = st.dictionaries(st.integers(0, 900), st.integers(1, 50), max_size=5)
@@ -57,7 +58,7 @@ def test_adding_leaves_the_parts_alone() -> None:
 
 
 @given(st.floats(1e-6, 1e6), st.floats(1.0, 1.5))
-@settings(max_examples=50)
+@settings(max_examples=tries(50))
 def test_buckets_keep_the_order_and_two_per_cent(value: float, factor: float) -> None:
     assert bucket(value) <= bucket(value * factor)
     assert abs(bucket_value(bucket(value)) / value - 1) <= GROWTH - 1
@@ -68,7 +69,7 @@ def test_no_time_at_all_has_a_bucket() -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.floats(allow_nan=False, allow_infinity=False))
-@settings(max_examples=100)
+@settings(max_examples=tries(100))
 def test_bins_of_scores_keep_the_order(one: float, other: float) -> None:
     low, high = sorted((one, other))
     assert score_bin(low) <= score_bin(high)

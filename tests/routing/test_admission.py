@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from meshproxy.routing.admission import Admission, Entry
 from meshproxy.routing.concurrency import FixedLimit
+from tests.thorough import tries
 
 ADMITTED, QUEUED, FULL, TOO_LATE = Entry.ADMITTED, Entry.QUEUED, Entry.FULL, Entry.TOO_LATE
 
@@ -481,4 +482,4 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=150, stateful_step_count=40)
+TestLife.settings = settings(max_examples=tries(150), stateful_step_count=40)

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from meshproxy.config.routes import RateLimit
 from meshproxy.routing.carried_state import CarriedState
 from meshproxy.routing.retry import RetryBudget
+from tests.thorough import tries
 
 LIMIT = RateLimit(requests=1.0)
 
@@ -84,4 +85,4 @@ class Reloads(RuleBasedStateMachine):
 
 
 TestReloads = Reloads.TestCase
-TestReloads.settings = settings(max_examples=50)
+TestReloads.settings = settings(max_examples=tries(50))

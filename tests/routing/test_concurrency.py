@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from meshproxy.routing.admission import Admission, Entry
 from meshproxy.routing.concurrency import FixedLimit, GradientLimit, Limit
+from tests.thorough import tries
 
 REFUSED_AFTER = 0.001
 """Seconds after which a server with a full queue says so."""
@@ -454,7 +455,7 @@ def test_one_failure_among_many_is_chance() -> None:
         max_size=60,
     ),
 )
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 def test_stays_within_its_bounds(
     bounds: tuple[int, int, int], calls: Sequence[tuple[float, int, bool, float, int]]
 ) -> None:

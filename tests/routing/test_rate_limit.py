@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from meshproxy.routing import rate_limit as module
 from meshproxy.routing.rate_limit import LOOKED_AT, MAX_BUCKETS, ROUNDING, Bucket, Denied, RateLimiter
+from tests.thorough import tries
 
 RATES = st.floats(0.01, 1e9)
 BURSTS = st.floats(0.1, 3600.0)
@@ -61,7 +62,7 @@ def test_a_debt_is_repaid_before_anything_is_left() -> None:
     start=STARTS,
     takes=st.lists(st.tuples(WAITS, st.floats(0.0, 1.0)), min_size=1, max_size=80),
 )
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 def test_over_any_time_no_more_is_taken_than_burst_and_rate_allow(
     rate: float, burst_seconds: float, start: float, takes: Sequence[tuple[float, float]]
 ) -> None:
@@ -88,7 +89,7 @@ def test_over_any_time_no_more_is_taken_than_burst_and_rate_allow(
     before=st.lists(st.tuples(WAITS, st.floats(0.0, 5.0)), max_size=20),
     share=st.floats(0.0, 1.0),
 )
-@settings(max_examples=300)
+@settings(max_examples=tries(300))
 def test_who_waits_as_long_as_it_was_told_is_let_in(
     rate: float, burst_seconds: float, start: float, before: Sequence[tuple[float, float]], share: float
 ) -> None:
@@ -215,7 +216,7 @@ def test_the_longest_wait_is_told() -> None:
     burst_seconds=st.floats(0.1, 100.0),
     calls=st.lists(st.tuples(st.floats(0.0, 5.0), st.floats(0.0, 1e6), st.floats(0.0, 100.0)), max_size=60),
 )
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 def test_retry_after_is_right(
     requests: float | None,
     size: float | None,
@@ -287,7 +288,7 @@ def test_where_none_is_full_the_one_nearest_to_it_goes(monkeypatch: pytest.Monke
 @given(
     calls=st.lists(st.tuples(st.integers(0, 11), st.floats(0.0, 2.0), st.floats(0.0, 40.0)), min_size=10, max_size=200)
 )
-@settings(max_examples=100)
+@settings(max_examples=tries(100))
 def test_what_is_forgotten_full_would_not_have_been_denied(calls: Sequence[tuple[int, float, float]]) -> None:
     """Beside a limiter that forgets nothing: they differ only for those that were forgotten in debt, never to the
     disadvantage of the caller."""

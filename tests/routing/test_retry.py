@@ -10,6 +10,7 @@ from meshproxy.config.routes import IDEMPOTENT_VERBS, Retries
 from meshproxy.inference.call import Verb
 from meshproxy.routing.failure import Failure
 from meshproxy.routing.retry import INBOUND_RETRIES, OUTBOUND_RETRIES, RetryBudget, RetryRule, Skip
+from tests.thorough import tries
 
 UNSENT = [failure for failure in Failure if failure.is_unsent]
 
@@ -89,7 +90,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @given(
     steps=STEPS,
     ratio=st.sampled_from([0.0, 0.1, 0.2, 0.5, 1.0]),
@@ -121,7 +122,7 @@ def test_never_more_retries_than_calls_and_seconds_allow(
             assert made <= allowed + minimum * (until - since) + max(1.0, minimum) + 1e-6
 
 
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @given(steps=STEPS, ratio=st.sampled_from([0.1, 0.5]), begin=st.floats(0, 1e6))
 def test_what_calls_allow_is_kept_in_any_ten_seconds(
     steps: list[tuple[str, int, float]], ratio: float, begin: float

@@ -30,6 +30,7 @@ from meshproxy.routing.carried_state import CarriedState
 from meshproxy.routing.match import Condition
 from meshproxy.routing.retry import INBOUND_RETRIES, OUTBOUND_RETRIES
 from meshproxy.routing.routes import MEMO_ENTRIES, Direction, Route, Routes, compile_routes
+from tests.thorough import tries
 
 GOLD: Headers = ((b"x-tier", b"gold"),)
 PRICING = Caller(Workload("spiffe://d/ns/pricing/sa/a", "d", "pricing", "a", 1e12))
@@ -178,7 +179,7 @@ def test_callers_of_outbound_calls_are_not_known() -> None:
 PATTERNS = st.lists(st.tuples(st.text("ab*?", min_size=1, max_size=4), st.booleans()), max_size=8)
 
 
-@settings(max_examples=300)
+@settings(max_examples=tries(300))
 @given(patterns=PATTERNS, name=st.text("ab", max_size=5), is_gold=st.booleans())
 def test_of_all_that_fit_the_most_specific_wins(patterns: list[tuple[str, bool]], name: str, is_gold: bool) -> None:
     gold = (Condition(Match(headers={"x-tier": "gold"}), "d"),)

@@ -21,6 +21,7 @@ from meshproxy.telemetry.audit import CallLines
 from meshproxy.telemetry.audit_writer import own_body
 from meshproxy.telemetry.call_lines import LINE_BYTES, CallLine, Skipped, read_call_line
 from meshproxy.telemetry.log_encoding import UtcClock
+from tests.thorough import tries
 
 if TYPE_CHECKING:
     from meshproxy.proxy.exchange import Exchange
@@ -143,7 +144,7 @@ def test_other_lines() -> None:
 VALUES = st.none() | st.text(max_size=9) | st.integers()
 
 
-@settings(max_examples=50)
+@settings(max_examples=tries(50))
 @given(
     st.fixed_dictionaries(
         {"start_time": st.text(), "direction": st.sampled_from(["inbound", "x", 1]), "policy": st.text()},
@@ -156,7 +157,7 @@ def test_nothing_is_raised(line: dict[str, Any]) -> None:
     assert isinstance(read_call_line(json.dumps(line).encode()), CallLine | Skipped)
 
 
-@settings(max_examples=50)
+@settings(max_examples=tries(50))
 @given(name=st.text(min_size=1, max_size=20).filter(lambda name: "," not in name), subject=st.text(max_size=20))
 def test_names_come_back_from_every_format(name: str, subject: str) -> None:
     """Whatever a caller called the model."""

@@ -13,6 +13,7 @@ from meshproxy.telemetry.ecs_lines import EcsLines
 from meshproxy.telemetry.log_encoding import UtcClock
 from tests.telemetry.hostile import exchanges
 from tests.telemetry.test_json_lines import DOCUMENTATION
+from tests.thorough import tries
 
 if TYPE_CHECKING:
     from tests.telemetry.conftest import MakeExchange
@@ -102,7 +103,7 @@ def test_outcomes(lines: EcsLines, make_exchange: MakeExchange) -> None:
     assert read(lines(make_exchange(grpc_status=5)))["event.outcome"] == "success"
 
 
-@settings(max_examples=150)
+@settings(max_examples=tries(150))
 @given(exchanges())
 def test_whatever_stands_in_an_exchange_it_is_one_line_of_json(exchange: Exchange) -> None:
     line = EcsLines(UtcClock(1.7e9))(exchange)

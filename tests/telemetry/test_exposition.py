@@ -21,6 +21,7 @@ from meshproxy.telemetry.metrics import (
     PausingRows,
     Registry,
 )
+from tests.thorough import tries
 
 
 def page(registry: Registry, *, openmetrics: bool = False) -> str:
@@ -173,7 +174,7 @@ def test_exemplars_are_in_openmetrics_only() -> None:
     ]
 
 
-@settings(max_examples=50)
+@settings(max_examples=tries(50))
 @given(values=st.lists(st.floats(0, 10), min_size=1, max_size=20))
 def test_another_implementation_reads_exemplars(values: list[float]) -> None:
     registry = Registry()
@@ -214,7 +215,7 @@ def test_series_may_be_added_between_pieces() -> None:
     assert b'"new"' in page(registry).encode()
 
 
-@settings(max_examples=100)
+@settings(max_examples=tries(100))
 @given(
     rows=st.dictionaries(st.tuples(st.text(), st.text()), st.integers(0, 2**53) | st.floats(0, 1e300), max_size=8),
     observed=st.lists(st.floats(0, 1e9), max_size=20),

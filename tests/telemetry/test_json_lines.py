@@ -18,6 +18,7 @@ from meshproxy.telemetry.log_encoding import UtcClock
 from meshproxy.telemetry.log_lines import VALUES
 from meshproxy.transport.connection_info import ConnectionInfo
 from tests.telemetry.hostile import exchanges
+from tests.thorough import tries
 
 if TYPE_CHECKING:
     from tests.telemetry.conftest import MakeExchange
@@ -206,7 +207,7 @@ def test_another_caller_on_the_same_connection_is_seen(log: JsonLines, make_exch
     assert read(log(exchange))["peer_spiffe_id"] is None
 
 
-@settings(max_examples=150)
+@settings(max_examples=tries(150))
 @given(exchanges())
 def test_whatever_stands_in_an_exchange_it_is_one_line_of_json(exchange: Exchange) -> None:
     log = JsonLines(UtcClock(1.7e9))

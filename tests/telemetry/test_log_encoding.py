@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from meshproxy.telemetry.log_encoding import MEMO_CHARACTERS, MEMO_ENTRIES, QuotedBytes, UtcClock, quote, quote_bytes
 from tests.telemetry.hostile import BYTES
+from tests.thorough import tries
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ def test_quoting(value: str | bytes | None, expected: str) -> None:
     assert quote(value) == expected
 
 
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @given(st.text() | st.binary())
 def test_whatever_comes_is_one_ascii_string_that_any_parser_reads(value: str | bytes) -> None:
     quoted = quote(value)

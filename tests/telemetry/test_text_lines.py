@@ -14,6 +14,7 @@ from meshproxy.telemetry.json_lines import JsonLines
 from meshproxy.telemetry.log_encoding import UtcClock
 from meshproxy.telemetry.text_lines import TextLines
 from tests.telemetry.hostile import exchanges
+from tests.thorough import tries
 
 if TYPE_CHECKING:
     from tests.telemetry.conftest import MakeExchange
@@ -89,7 +90,7 @@ def test_a_refused_request(lines: TextLines, make_exchange: MakeExchange) -> Non
     ] * 4
 
 
-@settings(max_examples=150)
+@settings(max_examples=tries(150))
 @given(exchanges())
 def test_whatever_stands_in_an_exchange_the_fields_are_the_same(exchange: Exchange) -> None:
     line = TextLines(UtcClock(1.7e9))(exchange)

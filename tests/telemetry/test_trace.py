@@ -12,6 +12,7 @@ from meshproxy.proxy.exchange import Exchange, TraceContext
 from meshproxy.telemetry.sampling import Sampler
 from meshproxy.telemetry.trace import POOL_BYTES, Tracer, record_trace
 from tests.telemetry.conftest import MakeExchange
+from tests.thorough import tries
 
 TRACE = b"4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = b"00f067aa0ba902b7"
@@ -150,7 +151,7 @@ VALUES = (
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @given(VALUES, st.lists(VALUES, max_size=3))
 def test_whatever_comes_one_valid_parent_goes_on_or_none(parent: bytes, states: list[bytes]) -> None:
     carried = Tracer().carry(parent, states)

@@ -22,6 +22,7 @@ from meshproxy.transport.grpc_client import call_unary
 from meshproxy.transport.grpc_server import CallFailed, GrpcServer, Method, ServerCall
 from meshproxy.transport.grpc_stream import open_call
 from meshproxy.transport.listener import Listener, Security
+from tests.thorough import tries
 
 GRPC: Headers = ((b"content-type", b"application/grpc"), (b"te", b"trailers"))
 
@@ -122,7 +123,7 @@ async def test_a_conversation() -> None:
     assert stream.credited == 16
 
 
-@settings(max_examples=50)
+@settings(max_examples=tries(50))
 @given(st.lists(st.binary(max_size=40), max_size=8), st.data())
 def test_messages_cut_anywhere(messages: list[bytes], data: st.DataObject) -> None:
     received: list[bytes] = []

@@ -33,6 +33,7 @@ from meshproxy.transport.connector import PeerSecurity
 from meshproxy.transport.grpc_client import call_unary
 from meshproxy.transport.grpc_stream import Call, State, open_call
 from meshproxy.transport.stream import HeadRefused
+from tests.thorough import tries
 
 OK = ((b"grpc-status", b"0"),)
 
@@ -91,7 +92,7 @@ async def test_iterating_waits(make_server: Any) -> None:
     assert await waiting == b"abc"
 
 
-@settings(max_examples=50)
+@settings(max_examples=tries(50))
 @given(st.lists(st.binary(max_size=40), max_size=8), st.data())
 def test_messages_cut_anywhere(messages: list[bytes], data: st.DataObject) -> None:
     async def main() -> None:

@@ -17,6 +17,7 @@ from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h1_server import H1Server, ServerState
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
+from tests.thorough import tries
 
 GET = b"GET /v1/models/m HTTP/1.1\r\nhost: x\r\n\r\n"
 POST = b"POST /v1/models/m:predict HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n"
@@ -502,4 +503,4 @@ def test_the_states_of_a_clients_connection(loop: Any, served: Any, make_transpo
         def __init__(self) -> None:
             super().__init__(type(loop)(), make_transport(), type(served)())
 
-    run_state_machine_as_test(Machine, settings=settings(max_examples=150, stateful_step_count=40))
+    run_state_machine_as_test(Machine, settings=settings(max_examples=tries(150), stateful_step_count=40))

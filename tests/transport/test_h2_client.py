@@ -18,6 +18,7 @@ from meshproxy.transport.h2_client import LIFE_PING, H2Client
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import PERIOD, Reaper
 from meshproxy.transport.stream import HeadRefused
+from tests.thorough import tries
 
 
 def test_streams_that_a_leaving_server_never_saw_are_refused(wire: Any, make_sink: Any) -> None:
@@ -248,7 +249,7 @@ class Grpc:
 STEPS = st.lists(st.one_of(st.floats(0.1, 700.0), st.sampled_from(["message", "call", "cancel"])), max_size=30)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=tries(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_no_grpc_server_is_pinged_too_often(
     loop: Any, served: Any, make_wire: Any, make_transport: Any, make_sink: Any, steps: list[Any]

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from meshproxy.config.servers import BreakerSettings
 from meshproxy.upstream.breaker import Breaker, State
+from tests.thorough import tries
 
 MIDDLE = 0.5  # the draw that adds and takes nothing
 
@@ -386,7 +387,7 @@ def test_successes_before_the_first_failure_count() -> None:
         breaker.succeeded(breaker.begin(100.5), 100.5)
 
 
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @given(
     window=st.floats(0.1, 100.0),
     steps=st.lists(st.tuples(st.floats(0.0, 2.0), st.booleans()), min_size=1, max_size=60),
@@ -563,4 +564,4 @@ class BreakerMachine(RuleBasedStateMachine):
 
 
 TestBreakerMachine = BreakerMachine.TestCase
-TestBreakerMachine.settings = settings(max_examples=150, stateful_step_count=60)
+TestBreakerMachine.settings = settings(max_examples=tries(150), stateful_step_count=60)

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from meshproxy.config.servers import EjectionSettings
 from meshproxy.upstream.ejection import LEAST_DEVIATION, Ejector, Record
+from tests.thorough import tries
 
 Records = dict[str, Record]
 
@@ -279,7 +280,7 @@ def test_who_came_back_for_want_of_others_was_in_from_then_on() -> None:
     assert ejector.judge(records(a=0, b=0, c=0), 140.0) == set()  # once, not twice 100 s
 
 
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @given(
     counts=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200)), max_size=12),
     min_endpoints=st.integers(1, 4),
@@ -389,4 +390,4 @@ class EjectorMachine(RuleBasedStateMachine):
 
 
 TestEjectorMachine = EjectorMachine.TestCase
-TestEjectorMachine.settings = settings(max_examples=100, stateful_step_count=50)
+TestEjectorMachine.settings = settings(max_examples=tries(100), stateful_step_count=50)

@@ -6,6 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from meshproxy.config import servers
 from meshproxy.upstream.health import CheckSettings, Health
+from tests.thorough import tries
 
 AB = CheckSettings(("a", "b"), unhealthy_after=2, healthy_after=1)
 
@@ -202,7 +203,7 @@ class AsWritten(RuleBasedStateMachine):
 
 
 TestAsWritten = AsWritten.TestCase
-TestAsWritten.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestAsWritten.settings = settings(max_examples=tries(60), stateful_step_count=30, deadline=None)
 
 
 def test_defaults_are_the_documents() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshproxy.upstream.latency import ENOUGH, KEPT, REMEMBERED, Latency
+from tests.thorough import tries
 
 
 def known(seconds: float = 0.1, count: int = KEPT, now: float = 0.0) -> Latency:
@@ -70,7 +71,7 @@ def test_half_of_what_is_kept_changes_it() -> None:
         max_size=30,
     )
 )
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 def test_is_the_median_of_the_last_answers(answers: Sequence[tuple[float, float, int]]) -> None:
     latency = Latency()
     told: list[tuple[float, float]] = []

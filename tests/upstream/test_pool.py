@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from meshproxy.transport.connect_failures import ConnectError
 from meshproxy.upstream import pool as pools
 from meshproxy.upstream.pool import H1Pool, H2Pool, PoolFull
+from tests.thorough import tries
 
 ADDRESS = "127.0.0.1:8500"
 
@@ -813,7 +814,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 5)), max_siz
 
 
 @both
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @example(steps=[("want", 0), ("want", 0), ("accept", 1), ("allow", 0)], limit=1)
 @given(steps=STEPS, limit=st.sampled_from([1, 2, 1 << 30]))
 def test_whatever_happens_nobody_waits_for_nothing(version: str, steps: list[tuple[str, int]], limit: int) -> None:

@@ -13,6 +13,7 @@ from meshproxy.control_api import ReportedTime
 from meshproxy.telemetry.quantiles import BOUNDS, quantiles
 from meshproxy.view import hop_times as module
 from meshproxy.view.hop_times import MOST, MOST_LAGS, SECONDS, HopTimes
+from tests.thorough import tries
 
 NOW = 1e9
 FRAUD = "spiffe://mesh.test/ns/serving/sa/fraud"
@@ -54,7 +55,7 @@ def test_a_report_of_an_earlier_version_is_one_reading() -> None:
 
 
 @given(st.floats(0, 2 * SECONDS), st.floats(0, 2 * SECONDS))
-@settings(max_examples=50)
+@settings(max_examples=tries(50))
 def test_it_is_shown_for_half_the_time_at_least_and_no_longer(start: float, later: float) -> None:
     times = HopTimes()
     times.add(FRAUD, "fraud", reading(20, 0.004, 0.001), NOW + start)

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from meshproxy.web.guard import own_path
+from tests.thorough import tries
 from tests.view.meshes import mesh
 from tests.web.logins import LOGIN
 from tests.web.meshes import Client, FixedSource, client
@@ -73,7 +74,7 @@ async def test_without_a_login_the_page_is_for_this_host(peer_is_local: bool, ho
                     assert answer.status in ({200, 404} if status == 200 else {403}), path
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=tries(100), deadline=None)
 @given(st.text("/\\:@.a%?#\t\n htps", max_size=12))
 @example("//attacker.example")
 @example("/\\attacker.example")

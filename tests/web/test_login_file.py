@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from meshproxy.web.login_file import LoginFileError, is_safe_url, read_login_file
 from meshproxy.web.permissions import Permission
+from tests.thorough import tries
 
 GOOD = {
     "address": "https://mesh.example/",
@@ -87,7 +88,7 @@ def test_what_is_no_file_of_this_kind(tmp_path: Path) -> None:
             read_login_file(tmp_path / "login.yaml")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=tries(50), deadline=None)
 @given(st.sampled_from(["", "https://", "http://"]), st.text("abc.[]@:#/ 09\n\x00\xe9", max_size=20))
 def test_no_text_is_too_odd_for_a_url(scheme: str, text: str) -> None:
     assert is_safe_url(scheme + text) in (True, False)

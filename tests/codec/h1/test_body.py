@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from meshproxy.codec.h1.body import _RUNS, BodyReader, ChunkedReader, EofReader
 from meshproxy.codec.limits import Limits
+from tests.thorough import tries
 
 MIB = 1 << 20
 
@@ -48,7 +49,7 @@ RUNS = st.lists(st.tuples(st.integers(1, 17), st.integers(1, 12)), max_size=4).m
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @given(
     sizes=st.one_of(SIZES, RUNS),
     content=st.sampled_from([b"x", b"\r\n", b"1\r\n", b"0\r\n\r\n", b"\x00\xff"]),

@@ -13,6 +13,7 @@ from meshproxy.codec.events import Data, Event, Failed, Headers, Rejected, Reque
 from meshproxy.codec.h1.connection import H1Connection
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import LocalProtocolError, Role
+from tests.thorough import tries
 
 Merge = Callable[[Iterable[Event]], list[Event]]
 Agree = Callable[[Callable[[], H1Connection], bytes], list[Event]]
@@ -616,7 +617,7 @@ WIRES = st.one_of(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @given(wire=WIRES, cuts=st.lists(st.integers(0, 300), max_size=6), role=st.sampled_from(Role))
 def test_any_bytes_mean_the_same_however_cut(wire: bytes, cuts: list[int], role: Role, merge: Merge) -> None:
     def make() -> H1Connection:
@@ -663,7 +664,7 @@ def told(events: list[Event]) -> tuple[bytes, Headers]:
     return body, next((event.headers for event in events if isinstance(event, Trailers)), ())
 
 
-@settings(max_examples=150)
+@settings(max_examples=tries(150))
 @given(exchanges=st.lists(st.tuples(MESSAGES, MESSAGES), min_size=1, max_size=3), step=st.integers(1, 500))
 def test_what_one_codec_writes_the_other_reads(
     exchanges: list[tuple[tuple[Headers, list[bytes], str, Headers], ...]], step: int, merge: Merge

@@ -20,6 +20,7 @@ from meshproxy.codec.h1.head import (
 from meshproxy.codec.headers import FRAMING, NOT_IN_TRAILERS
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.problem import MessageProblem
+from tests.thorough import tries
 
 START = b"GET / HTTP/1.1\r\nhost: a\r\n"
 
@@ -140,7 +141,7 @@ def test_an_unfinished_head_is_checked_as_its_lines_come() -> None:
         check_head(b"HTTP/2", 0, limits, check_status_line)
 
 
-@settings(max_examples=150)
+@settings(max_examples=tries(150))
 @given(
     start=st.sampled_from([b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.0\r\n", b"CONNECT a:1 HTTP/1.1\r\n", b"G T\r\n"]),
     lines=st.lists(

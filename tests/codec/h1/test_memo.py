@@ -10,6 +10,7 @@ from meshproxy.codec.h1.head import parse_request, parse_response
 from meshproxy.codec.h1.memo import RequestMemo, ResponseMemo
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.problem import MessageProblem
+from tests.thorough import tries
 
 TRACE = b"traceparent: 00-%032x-00f067aa0ba902b7-0%d\r\n"
 
@@ -65,7 +66,7 @@ LINES = st.sampled_from(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=tries(150))
 @given(heads=st.lists(st.lists(LINES, max_size=4).map(lambda lines: head(*lines)), max_size=12))
 def test_what_is_remembered_is_what_would_be_read(heads: list[bytes]) -> None:
     requests = RequestMemo(Limits())

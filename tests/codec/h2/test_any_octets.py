@@ -12,6 +12,7 @@ from meshproxy.codec.events import Data, Event, Failed, Rejected, RequestHead, R
 from meshproxy.codec.h2 import frames
 from meshproxy.codec.h2.frames import DATA, HEADERS, frame
 from meshproxy.codec.role import LocalProtocolError, Role
+from tests.thorough import tries
 
 Talk = Any  # conftest.Talk, made by the fixture `talk`
 Merge = Callable[[list[Event]], list[Event]]
@@ -69,7 +70,7 @@ def start(talk: Callable[..., Talk], role: Role) -> Talk:
     return peer
 
 
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @given(role=st.sampled_from(Role), wire=WIRE, cuts=st.lists(st.integers(1, 40), min_size=1, max_size=5))
 def test_any_octets_mean_the_same_however_cut(
     talk: Callable[..., Talk], merge: Merge, role: Role, wire: bytes, cuts: list[int]
@@ -87,7 +88,7 @@ def test_any_octets_mean_the_same_however_cut(
     assert other.heard() == peer.heard()
 
 
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @given(
     role=st.sampled_from(Role),
     steps=st.lists(st.tuples(GOOD, st.sampled_from(COMMANDS), STREAMS), max_size=15),

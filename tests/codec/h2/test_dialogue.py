@@ -13,6 +13,7 @@ from meshproxy.codec.events import Data, RequestHead, ResponseHead, Trailers, Wr
 from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
+from tests.thorough import tries
 
 TRAILERS = ((b"grpc-status", b"0"),)
 
@@ -78,7 +79,7 @@ SIZES = st.sampled_from([0, 1, 1_000, 16_384, 16_385, 65_535, 65_536, 200_000])
 WINDOWS = st.sampled_from([1, 7, 1_000, 16_384, 65_535, 65_536, 262_144])
 
 
-@settings(max_examples=150)
+@settings(max_examples=tries(150))
 @given(
     bodies=st.lists(st.tuples(SIZES, SIZES), min_size=1, max_size=4),
     windows=st.tuples(WINDOWS, WINDOWS),

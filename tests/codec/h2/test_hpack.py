@@ -23,6 +23,7 @@ from meshproxy.codec.h2.hpack import (
     write_integer,
 )
 from meshproxy.codec.headers import CREDENTIALS
+from tests.thorough import tries
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -349,7 +350,7 @@ VALUES = st.one_of(
 FIELDS = st.lists(st.tuples(NAMES, VALUES, st.booleans()), max_size=12)
 
 
-@settings(max_examples=150)
+@settings(max_examples=tries(150))
 @given(st.lists(st.tuples(FIELDS, st.booleans(), st.one_of(st.none(), st.integers(0, 4_096))), max_size=8))
 def test_whatever_the_hpack_package_encodes(
     blocks: list[tuple[list[tuple[bytes, bytes, bool]], bool, int | None]],
@@ -388,7 +389,7 @@ def agree(ours: Pairs, theirs: Pairs) -> None:
         assert mine in (value, value.strip(b" \t"))
 
 
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @given(st.lists(st.binary(max_size=40), max_size=5))
 def test_any_octets_give_fields_or_a_fault(blocks: list[bytes]) -> None:
     """And the `hpack` package agrees wherever it takes a block that we take."""

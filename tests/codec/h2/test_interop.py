@@ -17,6 +17,7 @@ from meshproxy.codec.events import Data, Event, GoneAway, Pong, RequestHead, Res
 from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
+from tests.thorough import tries
 
 GRPC = ((b"content-type", b"application/grpc"), (b"x-trace", b"1"))
 OK = ((b"content-type", b"application/grpc"),)
@@ -173,7 +174,7 @@ def test_a_peer_without_a_dynamic_table() -> None:
     assert headers(seen[0]) == [(b":status", b"200"), *OK]
 
 
-@settings(max_examples=150)
+@settings(max_examples=tries(150))
 @given(
     role=st.sampled_from(Role),
     window=st.sampled_from([100, 16_384, 65_535, 300_000]),

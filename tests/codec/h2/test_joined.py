@@ -14,6 +14,7 @@ from meshproxy.codec.h2.connection import H2Connection
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
 from tests.proxy.express.call_rig import IndexingEncoder, plain, split_frames
+from tests.thorough import tries
 
 GRPC: Headers = ((b"content-type", b"application/grpc"),)
 OK: Headers = ((b"grpc-status", b"0"),)
@@ -214,7 +215,7 @@ CHANGES: list[Any] = [
 ]
 
 
-@settings(max_examples=60)
+@settings(max_examples=tries(60))
 @given(
     st.lists(
         st.tuples(

@@ -10,6 +10,7 @@ from meshproxy.codec.h2.shape import split_block
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.problem import Malformed, Unacceptable
 from tests.codec.h2.test_heads import HEAD, OTHER_PARENT, PARENT, encode, literal, read_alike
+from tests.thorough import tries
 
 Fields = list[tuple[bytes, bytes]]
 SLOTS: Fields = [(b"grpc-timeout", b"9S"), (b"x-request-id", b"id"), (b"traceparent", PARENT)]
@@ -165,7 +166,7 @@ fields = st.sampled_from(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=tries(60))
 @given(st.lists(st.lists(fields, max_size=5), min_size=2, max_size=6))
 def test_heads_are_read_as_if_none_was_kept_by_fields(ends: list[Fields]) -> None:
     encoder, reader, plain = hpack.Encoder(), HeadReader(Limits()), HeadReader(Limits())
@@ -181,7 +182,7 @@ def test_heads_are_read_as_if_none_was_kept_by_fields(ends: list[Fields]) -> Non
         assert outcomes[0] == outcomes[1]
 
 
-@settings(max_examples=60)
+@settings(max_examples=tries(60))
 @given(st.lists(st.lists(fields, max_size=5), min_size=2, max_size=5), st.booleans())
 def test_heads_are_read_as_if_none_was_kept(ends: list[Fields], indexes: bool) -> None:
     read_alike([], [b"".join(literal(*field) for field in end) for end in ends], indexes)

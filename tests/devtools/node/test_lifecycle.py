@@ -26,6 +26,7 @@ from meshproxy.devtools.node.lifecycle import (
 )
 from meshproxy.devtools.node.probing import Kind
 from meshproxy.devtools.node.spec import Container, Hook, Lifecycle, Probe, Spec
+from tests.thorough import tries
 
 STARTUP = Probe(period_seconds=1.0, failure_threshold=3)
 SIDECAR = Container("sidecar", restart_policy="Always", startup_probe=STARTUP)
@@ -261,7 +262,7 @@ class Rules:
 
 
 @given(spec=specs(), data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=tries(100), deadline=None)
 def test_whatever_happens(spec: Spec, data: st.DataObject) -> None:
     """Containers end, hooks end and probes come out in any order; the pod is deleted, and is over in time."""
     world = World(spec)

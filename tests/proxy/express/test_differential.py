@@ -18,10 +18,11 @@ from msgspec.structs import replace
 
 from meshproxy.proxy.express_outcome import Outcome
 from tests.proxy.express.rig import MixedRig, Rig, SidecarRig, TwoServersRig, answer, request
+from tests.thorough import tries
 
 Step = tuple[str, Any]
 ZEROS = b"00-" + b"0" * 32 + b"-0123456789abcdef-01"
-EXAMPLES = int(os.environ.get("MESHPROXY_EXAMPLES", "0")) or 1_000
+EXAMPLES = int(os.environ.get("MESHPROXY_EXAMPLES", "0")) or tries(1_000)
 TRACE = b"00-0123456789abcdef0123456789abcdef-%016x-%02x"
 REFUSED = b"x-meshproxy-refusal: permission-denied\r\n"
 DATE = b"date: Mon, 30 Nov 2026 03:%02d:00 GMT\r\n"
