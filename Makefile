@@ -27,7 +27,7 @@ help:
 	@echo 'make format           format the code and apply safe lint fixes'
 	@echo 'make conformance      run third-party suites and clients (h2spec, curl, nghttp) against a sidecar'
 	@echo 'make boards           draw the Grafana boards, from a real Prometheus that scrapes a mesh under load'
-	@echo 'make mesh             run whole meshes of processes: control planes, workers, trust domains, rotations'
+	@echo 'make mesh             run sidecars and whole meshes as processes: routes, control planes, workers, rotations'
 	@echo 'make drills           cut links between network namespaces, rotate identities (needs root)'
 	@echo 'make e2e              run a mesh in a real cluster but for the containers, built once from source'
 	@echo 'make spire            run sidecars with identities of a real SPIRE, and go-spiffe, built once from source'
@@ -112,13 +112,13 @@ dev-down:
 
 # Prints how long it took; pytest prints the slowest tests with PYTEST_ARGS='-q --durations=20'.
 test: $(VENV)/.dev
-	@echo 'make test: five to ten minutes on two cores that do nothing else'
+	@echo 'make test: three to five minutes on two cores that do nothing else'
 	@started=$$(date +%s); $(BIN)/pytest $(PYTEST_ARGS); status=$$?; \
 		echo "make test: $$(($$(date +%s) - started)) s"; exit $$status
 
 # A step of its own: measuring about doubles the time on Python 3.11. On 3.15 it adds next to nothing, because the
 # interpreter itself tells which lines ran. Left out are the budgets, which measuring changes, and whole processes under
-# load, which take many times as long on 3.11 when they are measured. The tests are thorough (tests/conftest.py).
+# load, which take many times as long on 3.11 when they are measured. The tests are thorough (tests/thorough.py).
 NOT_MEASURED := tests/processes tests/test_import_budget.py tests/test_request_budget.py
 coverage: $(VENV)/.dev
 	$(BIN)/coverage erase
@@ -213,9 +213,9 @@ boards: $(VENV)/.dev
 	mkdir -p docs/boards
 	BOARD_PICTURES=docs/boards PROMETHEUS_BIN=$(PROMETHEUS_BIN) $(BIN)/pytest -q tests/conformance/test_boards.py
 
-# What takes several processes and most of a minute each: tests/processes has what one sidecar does.
+# tests/processes has what one sidecar or two do, tests/mesh what takes several processes and most of a minute each.
 mesh: $(VENV)/.dev
-	$(BIN)/pytest $(PYTEST_ARGS) tests/mesh
+	$(BIN)/pytest $(PYTEST_ARGS) tests/processes tests/mesh
 
 # Each host is a network namespace that the test creates: nothing outside of them is changed. DRILLS_LANE=off
 # closes the express lane.
