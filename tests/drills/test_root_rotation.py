@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import Any
 import grpc
 import pytest
 
+from meshproxy.devtools.local_mesh import SERVER, local_mesh
 from meshproxy.devtools.model_server import Grpc, parse_models
 from meshproxy.devtools.model_service import Service
 from meshproxy.devtools.models import Catalogue
@@ -170,3 +172,36 @@ async def test_the_root_is_replaced_under_load(tmp_path: Path) -> None:
             f"{streams.ended} streams with {streams.messages} messages, 0 broken; at least {it.rotations()} rotations "
             f"in each sidecar"
         )
+
+
+async def test_who_slept_through_it_comes_back_without_a_restart(tmp_path: Path) -> None:
+    """Its certificate has expired, and all that it trusts is gone: it gets the new bundle, then a new join token."""
+    async with local_mesh(tmp_path / "mesh") as local:
+        it = await Mesh.start(local, "15s")
+        known = local.directory / "known.pem"
+        shutil.copy(local.directory / "control/authority.pem", known)
+        await it.start_sidecars(controlPlane=it.settings("replica", SERVER, trustBundle=known.name))
+        sleeper = it.replica
+
+        def has_heard(problem: str) -> bool:
+            return any(
+                problem in line["problem"]
+                for line in sleeper.said("no certificate from the control plane; trying again")
+            )
+
+        sleeper.child.signal(signal.SIGSTOP)
+        await rotate(it)
+        sleeper.child.signal(signal.SIGCONT)
+        await until(lambda: has_heard("is not issued by a trusted authority"))
+        bundle = await ca(it, "bundle")
+        known.write_bytes((await bundle.communicate())[0])
+        await until(lambda: has_heard("the join token is not known, or was used before"))
+        before = len(sleeper.said("certificate rotated"))
+        it.settings("replica", SERVER)
+        await until(lambda: len(sleeper.said("certificate rotated")) > before)
+        page = await sleeper.metrics()
+        assert page["meshproxy_identity_cert_expiration_timestamp_seconds"] > time.time()
+        load = Load(it.application.outbound, None, rest=[True], grpc=[True])
+        await load.more(20)
+        await load.stop()
+        assert load.failures == []
