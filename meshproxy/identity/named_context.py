@@ -50,15 +50,22 @@ def named_context(files: NamedTlsFiles, protocols: Sequence[str]) -> ssl.SSLCont
     else:
         # A self-signed certificate that is no authority's may be named itself.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        context.load_verify_locations(cadata=_read_authorities(files.ca))
+        context.load_verify_locations(cadata=read_authorities(files.ca))
     if files.certificate is not None and files.key is not None:
         _load_own(context, files.certificate, files.key)
     return context
 
 
-def _read_authorities(path: Path) -> bytes:
-    """DER, one after the other. Raises CertificateError."""
-    content, _ = read_file(path, "caFile")
+def read_authorities(path: Path, what: str = "caFile") -> bytes:
+    """All certificates of the file, DER, one after the other: `cadata` of ssl's contexts.
+
+    Args:
+        what: the name of the setting.
+
+    Raises:
+        CertificateError: it cannot be read, or holds something else. The message says which file and why.
+    """
+    content, _ = read_file(path, what)
     try:
         found = read_certificates(content)
         if not found:
@@ -67,7 +74,7 @@ def _read_authorities(path: Path) -> bytes:
     except (ssl.SSLError, ValueError) as error:
         why = "it holds something else" if isinstance(error, ssl.SSLError) else str(error)
         raise CertificateError(
-            "unreadable", f"caFile {path} cannot be used: {why}; it must hold certificates in PEM"
+            "unreadable", f"{what} {path} cannot be used: {why}; it must hold certificates in PEM"
         ) from None
     return b"".join(found)
 

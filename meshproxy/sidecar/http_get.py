@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 
 from meshproxy.codec.events import Headers, RequestHead
-from meshproxy.identity.pem import read_certificates
+from meshproxy.identity.certificates import CertificateError
+from meshproxy.identity.named_context import read_authorities
 from meshproxy.transport.channel import H1Channel, Target, own_connections
 from meshproxy.transport.client import StatusError, exchange
 from meshproxy.transport.connector import named_server
@@ -158,10 +159,9 @@ def trusting(ca_file: Path | None) -> ssl.SSLContext:
         return _system_context()
     context = _bare_context()
     try:
-        context.load_verify_locations(cadata=b"".join(read_certificates(ca_file.read_bytes())))
-    except (ValueError, OSError) as error:
-        why = getattr(error, "strerror", None) or error.args[-1]
-        raise FetchError(f"the authorities in {ca_file} cannot be loaded: {why}") from None
+        context.load_verify_locations(cadata=read_authorities(ca_file, "authorities file"))
+    except CertificateError as error:
+        raise FetchError(error.message) from None
     return context
 
 

@@ -84,7 +84,7 @@ class Login:
         try:
             url = await self._limited(request, self._provider.authorization_url(pending))
         except LoginFailed as error:
-            return self._failed(request, str(error))
+            return self._failed(request, str(error), error.detail)
         response = web.Response(status=302, headers={"Location": url})
         self._set_cookie(response, self._guard.login_cookie, self._seal.close(pending), LIFE)
         return response
@@ -103,7 +103,7 @@ class Login:
                 raise LoginFailed("the issuer has sent no code")
             person = await self._limited(request, self._provider.redeem(code, query.get("iss"), pending))
         except LoginFailed as error:
-            return self._failed(request, str(error))
+            return self._failed(request, str(error), error.detail)
         roles = roles_of(self._settings.roles, person.claims)
         if not roles:
             self._log("no-role", request, "has no role of the page", subject=person.subject)
@@ -155,8 +155,8 @@ class Login:
             if not self._exchanges[address]:
                 del self._exchanges[address]
 
-    def _failed(self, request: web.Request, problem: str) -> web.Response:
-        self._log("failed", request, problem)
+    def _failed(self, request: web.Request, problem: str, detail: str = "") -> web.Response:
+        self._log("failed", request, detail or problem)
         response = self._pages.message(400, "Not logged in", f"The login has failed: {problem}.")
         self._set_cookie(response, self._guard.login_cookie, "", 0)
         return response

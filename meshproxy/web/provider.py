@@ -19,9 +19,11 @@ import aiohttp
 import msgspec
 
 from meshproxy.config.fields import ClaimPattern
+from meshproxy.identity.certificates import CertificateError
 from meshproxy.identity.claims import ClaimMatch, match_claim
 from meshproxy.identity.jose import load_object
 from meshproxy.identity.keys import IssuerKeys
+from meshproxy.identity.named_context import read_authorities
 from meshproxy.identity.tokens import Issuer, KeysWanted, TokenVerifier
 from meshproxy.refusal import Refusal
 from meshproxy.web.login_file import is_safe_url
@@ -39,6 +41,7 @@ ANSWER_BYTES = 262_144
 DISCOVERY_LASTS = 300.0
 """Seconds that a discovery document is used."""
 CALLBACK = "/login/callback"
+CANNOT_ASK = "the issuer cannot be asked: the log of the control plane says why"
 ERRORS = {
     "access_denied": "it was cancelled, or the issuer does not let this person in here",
     "invalid_client": "the issuer knows no such client with this secret, or wants it sent in another way: compare "
@@ -58,7 +61,15 @@ _BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 section 2.1
 
 
 class LoginFailed(Exception):
-    """Nobody has logged in. The message says why, without quoting what the issuer sent."""
+    """Nobody has logged in. The message says why, without quoting what the issuer sent.
+
+    Attributes:
+        detail: more, for the log: addresses and files are nothing for people who are not logged in.
+    """
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
 
 
 class Discovery(msgspec.Struct, frozen=True):
@@ -241,7 +252,7 @@ class Provider:
         """The body of a good answer. Raises LoginFailed."""
         timeout = aiohttp.ClientTimeout(total=SECONDS)
         try:
-            trust = ssl.create_default_context(cafile=self._settings.ca_file) if url.startswith("https:") else False
+            trust = self._trust() if url.startswith("https:") else False
             async with (
                 aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session,
                 session.request(
@@ -258,7 +269,24 @@ class Provider:
                     raise LoginFailed(f"the issuer answers {answer.status} at {urlsplit(url).path}{why}")
                 return bytes(body)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise LoginFailed(f"the issuer cannot be asked: {type(error).__name__}") from error
+            raise LoginFailed(CANNOT_ASK, _why(error)) from error
+
+    def _trust(self) -> ssl.SSLContext:
+        """Read anew, as the file may change. Raises LoginFailed."""
+        path = self._settings.ca_file
+        try:
+            return ssl.create_default_context(cadata=read_authorities(path) if path is not None else None)
+        except CertificateError as error:
+            raise LoginFailed(CANNOT_ASK, error.message) from None
+
+
+def _why(error: Exception) -> str:
+    """In words, for whoever set this up."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "its certificate is of another name or authority: compare `issuer` and `caFile` with it"
+    if isinstance(error, TimeoutError):
+        return f"no answer within {SECONDS:g} s"
+    return getattr(error, "strerror", None) or type(error).__name__
 
 
 def _check_endpoint(url: str) -> None:

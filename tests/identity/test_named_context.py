@@ -11,7 +11,7 @@ from cryptography import x509
 
 from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
 from meshproxy.identity.certificates import CertificateError
-from meshproxy.identity.named_context import NamedTlsFiles, named_context
+from meshproxy.identity.named_context import NamedTlsFiles, named_context, read_authorities
 
 CA = DevelopmentCA.create("models.example")
 OTHER = DevelopmentCA.create("models.example")
@@ -113,8 +113,6 @@ def test_our_certificate_is_shown_to_those_who_ask(tmp_path: Path, ca_file: Path
     [
         ("ca", None, "caFile .* cannot be read: No such file"),
         ("ca", b"", "caFile .* cannot be used: it holds no certificate"),
-        ("ca", b"-----BEGIN CERTIFICATE-----\nAAAA", "caFile .* cannot be used: a block has no end"),
-        ("ca", b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n", "caFile .* cannot be used"),
         ("certificate", None, "certificate .* cannot be read: No such file"),
         ("certificate", b"text", "the certificate file contains no complete certificate"),
         ("key", None, "key .* cannot be read: No such file"),
@@ -135,6 +133,32 @@ def test_files_that_cannot_be_used(
         named_context(NamedTlsFiles(ca_file, certificate, key), ("h2",))
     assert str(broken) in error.value.message
     assert "PRIVATE" not in error.value.message
+
+
+def test_authorities_in_any_form(tmp_path: Path) -> None:
+    path = tmp_path / "ca.pem"
+    path.write_bytes(b"\xef\xbb\xbf" + CA.bundle_pem.replace(b"\n", b"\r\n") + b"# the other\n" + OTHER.bundle_pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=read_authorities(path))
+    assert context.cert_store_stats()["x509_ca"] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot be read: No such file"),
+        (b"", "cannot be used: it holds no certificate; it must hold certificates in PEM"),
+        (b"-----BEGIN CERTIFICATE-----\nAAAA", "cannot be used: a block has no end"),
+        (b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n", "cannot be used: it holds something else"),
+    ],
+    ids=["none", "empty", "cut off", "something else"],
+)
+def test_authorities_that_cannot_be_used(tmp_path: Path, content: bytes | None, words: str) -> None:
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CertificateError, match=f"authority .*ca.pem {words}"):
+        read_authorities(path, "authority")
 
 
 def test_the_files() -> None:

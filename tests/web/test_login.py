@@ -246,6 +246,19 @@ async def test_an_issuer_that_is_down_is_said(pages: Pages) -> None:
     assert "answers 503" in await told(page, "/login", 400)
 
 
+async def test_addresses_and_files_are_for_the_log(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(provider: Provider, pending: Pending) -> str:
+        raise LoginFailed("it cannot be asked", "caFile /etc/ca.pem cannot be read")
+
+    monkeypatch.setattr(Provider, "authorization_url", fails)
+    answer = await told(pages[0], "/login", 400)
+    assert "The login has failed: it cannot be asked." in answer
+    assert "/etc/ca.pem" not in answer
+    assert [record.fields["detail"] for record in caplog.records] == ["caFile /etc/ca.pem cannot be read"]  # type: ignore[attr-defined]
+
+
 async def test_a_logout_needs_a_form_of_this_session(pages: Pages) -> None:
     page, made, _ = pages
     await log_in(page, "vera")

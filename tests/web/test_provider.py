@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,10 +16,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.web import provider as module
 from meshproxy.web.pending import Pending
-from meshproxy.web.provider import LoginFailed, Provider
+from meshproxy.web.provider import CANNOT_ASK, LoginFailed, Provider
 from tests.web.logins import LOGIN
 
 PENDING = Pending.new("/", 0.0)
@@ -92,8 +96,34 @@ async def test_what_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     application.router.add_get("/{path:.*}", handle)
     async with TestServer(application) as server:
         provider = Provider(msgspec.structs.replace(LOGIN, issuer=f"http://127.0.0.1:{server.port}"))
-        with pytest.raises(LoginFailed, match="cannot be asked"):
+        with pytest.raises(LoginFailed, match="cannot be asked") as failed:
             await provider.authorization_url(PENDING)
+        assert failed.value.detail == "no answer within 0.05 s"
+
+
+async def test_why_it_cannot_be_asked(tmp_path: Path) -> None:
+    def provider(url: str, ca_file: Path | None) -> Provider:
+        return Provider(msgspec.structs.replace(LOGIN, issuer=url, ca_file=ca_file))
+
+    authority = DevelopmentCA.create("login.example")
+    ca_file = authority.write(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(*authority.issue(dns=["localhost"]).write(tmp_path, "issuer"))
+    async with DevelopmentIssuer.serve(tls=tls, name="localhost", algorithm="ES256") as running:
+        url = running.issuer
+        assert (await provider(url, ca_file).authorization_url(PENDING)).startswith(url)
+        for issuer, file, why in (
+            (url, tmp_path / "none.pem", r"caFile .*none\.pem cannot be read: No such file"),
+            (url, tmp_path / "issuer-key.pem", "caFile .* cannot be used: it holds no certificate"),
+            (url, None, "its certificate is of another name or authority"),
+            (url.replace("localhost", "127.0.0.1"), ca_file, "its certificate is of another name or authority"),
+        ):
+            with pytest.raises(LoginFailed, match=f"^{CANNOT_ASK}$") as failed:
+                await provider(issuer, file).authorization_url(PENDING)
+            assert re.match(why, failed.value.detail)
+    with pytest.raises(LoginFailed, match=CANNOT_ASK) as failed:
+        await provider(url, ca_file).authorization_url(PENDING)
+    assert failed.value.detail.startswith("Connect call failed")
 
 
 async def test_an_endpoint_with_a_query_keeps_it() -> None:
