@@ -88,6 +88,10 @@ _MAX = "`maxConnections` of a ModelServer, and `concurrency` of a ModelRoute"
 _SERVER_NAME = "`serverName` in `tls: {grpc: ...}` of a ModelServer, for the name in its certificate and SNI"
 _TIMEOUT = "`timeout` (the whole call) or `tryTimeout` (each attempt) of a ModelRoute"
 
+_SUBJECT = (
+    "`workload: {namespace: ..., serviceAccount: ...}` for a ServiceAccount, "
+    "`token: {issuer: ..., claims: {groups: ...}}` for a Group, and sub instead of groups for a User"
+)
 FIELDS: dict[str, tuple[str, str]] = {
     "corsPolicy": (ISTIO, "`cors` of a ModelRoute"),
     # Who calls
@@ -115,6 +119,8 @@ FIELDS: dict[str, tuple[str, str]] = {
     "requiredAuthenticationRefs": (LINKERD, "`subjects` of a ModelRoleBinding"),
     "unauthenticated": (LINKERD, "`mtls: permissive` of the MeshConfig"),
     "roleRef": (KUBERNETES, "`role: NAME`"),
+    "kind": (KUBERNETES, _SUBJECT),
+    "apiGroup": (KUBERNETES, _SUBJECT),
     "trustDomainAliases": (ISTIO, "`trustDomains` of the MeshConfig"),
     # What is called
     "to": (ISTIO, _CALLS),

@@ -61,6 +61,12 @@ def test_kinds(check: Check, kind: str, words: str) -> None:
     [
         ("ModelRoleBinding", "{role: r, subjects: [{principals: [x]}]}", "spec.subjects[0].principals", "`workload: {"),
         ("ModelRoleBinding", "{roleRef: {name: r}}", "spec.roleRef", "a word of Kubernetes; here it is `role: NAME`"),
+        (
+            "ModelRoleBinding",
+            "{role: r, subjects: [{kind: User}]}",
+            "spec.subjects[0].kind",
+            "`token: {issuer: ..., cl",
+        ),
         ("ModelRole", "{rules: [{methods: [GET]}]}", "spec.rules[0].methods", "`models` and `verbs`"),
         ("ModelRoute", "{perTryTimeout: 1s}", "spec.perTryTimeout", "a word of Istio; here it is `tryTimeout`"),
         ("ModelRoute", "{timeouts: {request: 1s}}", "spec.timeouts", "`timeout` (the whole call)"),
