@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from meshproxy.config.unreadable import not_followed
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable, Iterator
@@ -84,19 +86,36 @@ class FileWatch:
     def _look(self) -> None:
         assert self._changed is not None
         begun = time.thread_time()
+        before = self.seen
         is_different = False
         try:
             is_different = self.mark()
         finally:
             self._schedule(time.thread_time() - begun)
         if is_different:
+            self._warn_of_replaced(before)
             self._changed()
+
+    def _warn_of_replaced(self, before: dict[Path, tuple[object, ...]]) -> None:
+        """Tell of files that will not change here any more, whoever reads them."""
+        nameless = [file for file, state in self.seen.items() if state[-1] is NAMELESS and before.get(file) != state]
+        for file in nameless:
+            if problem := not_followed(file):
+                import logging  # not above: see asyncio
+
+                logging.getLogger(__name__).error("%s was %s", file, problem)
+
+
+NAMELESS = True
+"""The last part of the state of a file without a name: of one that was removed while it is open, or mounted."""
 
 
 def state_of(file: Path) -> tuple[int, ...]:
-    """Another one when the file may have another content, or other readers. Links are followed. Raises OSError."""
+    """Another one when the file may have another content, or other readers, or has lost its name (`NAMELESS`). Links
+    are followed. Raises OSError."""
     status = file.stat()
-    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode, status.st_uid, status.st_gid
+    has_no_name = status.st_nlink == 0
+    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode, status.st_uid, status.st_gid, has_no_name
 
 
 def _seen(file: Path) -> tuple[object, ...]:

@@ -14,6 +14,7 @@ import msgspec
 
 from meshproxy.config.codes import Code
 from meshproxy.config.problems import Problem
+from meshproxy.config.unreadable import not_followed, why
 
 Paths = Sequence[str | os.PathLike[str]]
 
@@ -94,7 +95,10 @@ def read_files(paths: Paths, problems: list[Problem], read: Callable[[Path], byt
         try:
             content = read(path)
         except OSError as error:
-            wrong(path, f"cannot be read: {error.strerror}")
+            wrong(path, f"cannot be read: {why(path, error)}")
+            continue
+        if stale := not_followed(path):
+            wrong(path, stale)
             continue
         left -= len(content)
         if not content and path.is_fifo():
@@ -122,14 +126,14 @@ def _expand(paths: Paths, wrong: Callable[[Path, str], None]) -> Iterator[tuple[
                 continue
             inside = documents_in(path)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            wrong(path, f"cannot be read: {getattr(error, 'strerror', None) or error}")
+            wrong(path, f"cannot be read: {why(path, error) if isinstance(error, OSError) else error}")
             continue
         # A dangling link stays in, so that reading it reports it. A folder or a pipe named x.yaml is not a document.
         files = [each for each in inside if each.is_file() or not Path(each).exists()]
         if not files:
             folders = sorted(each.name for each in path.iterdir() if each.is_dir() and not each.name.startswith("."))
             hint = f": sub-folders are not read, name them ({', '.join(folders[:8])})" if folders else ""
-            wrong(path, f"no *.yaml, *.yml or *.json in this folder{hint}")
+            wrong(path, not_followed(path) or f"no *.yaml, *.yml or *.json in this folder{hint}")
         folder = os.path.realpath(path)
         for each in files:
             real = os.path.realpath(each) if each.is_symlink() else f"{folder}{os.sep}{each.name}"

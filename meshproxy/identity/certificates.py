@@ -20,6 +20,7 @@ from typing import Literal, NoReturn
 
 import msgspec
 
+from meshproxy.config.unreadable import not_followed, why
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.mesh_context import MeshContext
 from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer, read_start
@@ -66,6 +67,8 @@ class Credentials:
     """The authorities of other trust domains, each known to be usable and distinct."""
     problems: tuple[str, ...] = ()
     """Why bundles of other trust domains are not in use as they are now. Our own identity does not depend on them."""
+    not_followed: str = ""
+    """Which of its files will not change any more, though there may be newer ones; empty if all will."""
 
     def only(self, domains: Collection[str]) -> Credentials:
         """The same with the bundles of these other trust domains only."""
@@ -103,11 +106,14 @@ class IdentityFiles(msgspec.Struct, frozen=True):
         # Not an error: Kubernetes mounts secrets with mode 0644 by default, in a volume that only the pod sees.
         if mode & stat.S_IROTH:
             warnings = (f"key {self.key} is world-readable (mode {mode:04o}): set mode 0600",)
+        replaced = {path: not_followed(path) for path in (self.certificate, self.key, self.trust_bundle)}
+        stale = [path for path, problem in replaced.items() if problem]
         return Credentials(
             certificate_pem=read_file(self.certificate, "certificate")[0],
             key_pem=key_pem,
             bundle_pem=read_file(self.trust_bundle, "trust bundle")[0],
             warnings=warnings,
+            not_followed=f"{', '.join(map(str, stale))}: {replaced[stale[0]]}" if stale else "",
         )
 
 
@@ -413,7 +419,7 @@ def read_file(path: Path, what: str) -> tuple[bytes, int]:
             status = os.fstat(file.fileno())
             content = file.read(FILE_BYTES + 1)
     except OSError as error:
-        raise CertificateError("unreadable", f"{what} {path} cannot be read: {error.strerror}") from None
+        raise CertificateError("unreadable", f"{what} {path} cannot be read: {why(path, error)}") from None
     if len(content) > FILE_BYTES:
         raise CertificateError("unreadable", f"{what} {path} is larger than {FILE_BYTES} bytes")
     return content, stat.S_IMODE(status.st_mode)

@@ -237,7 +237,7 @@ class IdentityRotation:
             if is_new:
                 self._exchange(after)
             else:
-                self._report_problems(credentials.problems)
+                self._report_problems(credentials)
 
     def _exchange(self, loaded: LoadedIdentity) -> None:
         identity = loaded.identity
@@ -263,14 +263,16 @@ class IdentityRotation:
             if self._warns and warning not in self._warned:
                 logger.warning(warning)
         self._warned = identity.warnings
-        self._report_problems(loaded.credentials.problems)
+        self._report_problems(loaded.credentials)
 
-    def _report_problems(self, problems: Sequence[str]) -> None:
-        """What is in use, and what of the source is not: bundles of other trust domains."""
-        self._metrics.identity_in_sync.labels().value = 0 if problems else 1
-        problem = "; ".join(problems) or None
+    def _report_problems(self, credentials: Credentials) -> None:
+        """What is in use, and what of the source is not: bundles of other trust domains, and files that are newer than
+        those that are mounted."""
+        problem = "; ".join(filter(None, (*credentials.problems, credentials.not_followed))) or None
+        self._metrics.identity_in_sync.labels().value = 0 if problem else 1
         if problem is not None and problem != self._problem:
-            logger.error("trust bundle rejected", extra={"fields": {"problem": problem}})
+            event = "trust bundle rejected" if credentials.problems else "certificate files are not followed any more"
+            logger.error(event, extra={"fields": {"problem": problem}})
         self._problem = problem
 
     def _reject(self, problem: str, fields: dict[str, object], exc_info: Exception | None = None) -> None:

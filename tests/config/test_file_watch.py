@@ -95,6 +95,24 @@ async def test_a_swapped_link_is_a_change(tmp_path: Path) -> None:
     watched.watch.stop()
 
 
+async def test_a_file_that_its_mount_does_not_follow_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(file_watch, "not_followed", lambda path: "replaced outside")
+    named, removed = tmp_path / "named", tmp_path / "removed"
+    named.write_text("1")
+    removed.write_text("1")
+    with removed.open() as file:
+        mounted = Path(f"/proc/self/fd/{file.fileno()}")
+        watched = Counted(named, mounted)
+        removed.unlink()  # as when another one is renamed to its name, behind a mount of it
+        assert await watched.look() == 1
+        named.write_text("22")
+        assert await watched.look() == 2
+    assert [record.message for record in caplog.records] == [f"{mounted} was replaced outside"]
+    watched.watch.stop()
+
+
 async def test_it_looks_by_itself_until_it_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_watch, "PERIOD", 0.001)
     looks = 0

@@ -50,6 +50,20 @@ def test_a_named_file_may_be_called_anything(tmp_path: Path) -> None:
     assert read(tmp_path / ".x") == (["x"], [])
 
 
+def test_a_file_that_its_mount_does_not_follow_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has been taken away outside would be granted for as long as the container lives."""
+    (tmp_path / "a.yaml").write_text("a")
+    (tmp_path / "b.yaml").write_text("b")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(files, "not_followed", lambda path: "replaced" if path.name in ("b.yaml", "empty") else "")
+    read_ones, problems = read(tmp_path, tmp_path / "empty")
+    assert read_ones == ["a"]
+    assert [(Path(problem.file).name, problem.message) for problem in problems] == [
+        ("b.yaml", "replaced"),
+        ("empty", "replaced"),
+    ]
+
+
 def test_what_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").symlink_to("nowhere")
     (tmp_path / "empty").mkdir()

@@ -16,6 +16,7 @@ from cryptography.x509 import load_der_x509_certificate
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
+from meshproxy.identity import certificates
 from meshproxy.identity.certificates import (
     FILE_BYTES,
     CertificateError,
@@ -332,6 +333,16 @@ def test_read_from_files(tmp_path: Path) -> None:
     assert read == credentials()
     assert LEAF.key_pem.decode()[93:113] not in repr(read)  # of the secret: what is before it, each key has
     assert own_identity(read, DOMAIN, time()).warnings == ()
+
+
+def test_files_that_their_mounts_do_not_follow_are_read_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write(tmp_path)
+    monkeypatch.setattr(certificates, "not_followed", lambda path: "" if path == files.trust_bundle else "replaced")
+    read = files.read()
+    assert read.not_followed == f"{files.certificate}, {files.key}: replaced"
+    assert read.fingerprint == credentials().fingerprint
 
 
 def test_certificate_and_key_in_one_file(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ class FakeSource:
         self.other_bundles: dict[str, Bundle] = {}
         self.problems: tuple[str, ...] = ()
         self.warnings: tuple[str, ...] = ()
+        self.not_followed = ""
 
     async def load(self) -> Credentials:
         self.before_load()
@@ -57,6 +58,7 @@ class FakeSource:
             other_bundles=self.other_bundles,
             problems=self.problems,
             warnings=self.warnings,
+            not_followed=self.not_followed,
         )
 
     def start(self, changed: Callable[[], None]) -> None:
@@ -336,6 +338,19 @@ class TestRotating:
         await asyncio.wait_for(exchanged.wait(), 60)
         assert world.in_sync == 1
         task.cancel()
+
+
+async def test_files_that_do_not_change_any_more_are_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that is mounted alone and was replaced outside: the certificate expires, and nobody has known."""
+    rotation = await world.start()
+    world.source.not_followed = "tls.crt: replaced outside"
+    for _ in range(3):
+        await rotation.rotate()
+    assert (world.in_sync, world.exchanged, rotation.problem) == (0, [], "tls.crt: replaced outside")
+    assert events(caplog) == ["certificate files are not followed any more"]
+    world.source.not_followed = ""
+    await rotation.rotate()
+    assert (world.in_sync, rotation.problem) == (1, None)
 
 
 class TestOtherTrustDomains:
