@@ -60,7 +60,10 @@ class Source:
     def folder(self) -> Path:
         """The folder that relative paths in the file start from, absolute unless it is `root`. Links are not resolved:
         those of a mounted volume change their target."""
-        return Path.cwd() / self.path.parent if self.root is None else self.root
+        if self.root is not None:
+            return self.root
+        folder = self.path.parent  # of an absolute path, which needs no working directory: that may be gone
+        return folder if folder.is_absolute() else Path.cwd() / folder
 
 
 def read_file(path: Path) -> bytes:

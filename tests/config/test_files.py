@@ -64,6 +64,18 @@ def test_a_file_that_its_mount_does_not_follow_is_a_problem(tmp_path: Path, monk
     ]
 
 
+def test_the_folder_of_an_absolute_path_needs_no_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    (tmp_path / "a.yaml").write_text("a")
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    (source,) = read_files([tmp_path / "a.yaml"], [])
+    assert source.folder == tmp_path
+
+
 def test_what_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").symlink_to("nowhere")
     (tmp_path / "empty").mkdir()
