@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -47,6 +48,9 @@ logger = logging.getLogger(__name__)
 MOST_PROBLEMS = 100
 """Of rejected documents, that are kept to be shown; the log has all."""
 PROBLEM_CHARACTERS = 1_000
+RETRY_SECONDS = 10.0
+"""Between two attempts while documents are not in use for another reason than what is in them: without descriptors,
+processes or memory they cannot be read, and no change of a file tells when they can."""
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -121,6 +125,8 @@ class Configuration:
         self._audit_log = audit_log
         self._directions: Sequence[Direction] = ()
         self._wanted = asyncio.Event()
+        self._is_to_retry = False
+        """The last reload failed for another reason than what is in the documents."""
         self._awaited: FileWatch | None = None
         """Of TLS files that kept documents out."""
 
@@ -174,12 +180,18 @@ class Configuration:
 
     async def run(self) -> None:
         while True:
-            await self._wanted.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_SECONDS if self._is_to_retry else None):
+                    await self._wanted.wait()
+            is_wanted = self._wanted.is_set()
             self._wanted.clear()
-            await self.reload()
+            await self.reload(is_retry=not is_wanted)
 
-    async def reload(self) -> None:
-        """Apply the source's documents. If anything is wrong with them, nothing changes."""
+    async def reload(self, *, is_retry: bool = False) -> None:
+        """Apply the source's documents. If anything is wrong with them, nothing changes. What a retry cannot do for the
+        same reason as before is not logged again."""
+        before = self.last_reload if is_retry else None
+        self._is_to_retry = False
         self._forget_awaited()
         try:
             documents = await self._source.load()
@@ -189,15 +201,17 @@ class Configuration:
             compiled = self.compile(documents)
             await self._clusters.look_up()
         except ConfigError as error:
-            self._reject([str(problem) for problem in error.problems])
+            self._is_to_retry = any(problem.code is Code.NOT_LOADED for problem in error.problems)
+            self._reject([str(problem) for problem in error.problems], before)
             return
         except CertificateError as error:
-            self._reject([str(error)])
+            self._reject([str(error)], before)
             self._identity.retry_on_change(self.request)
             return
         except Exception as error:
             # A defect, or the system's failure: it must not stop the traffic.
-            self._reject([repr(error)], exc_info=error)
+            self._is_to_retry = True
+            self._reject([repr(error)], before, exc_info=error)
             return
         # From here on nothing can fail: a request sees the old configuration or the new one.
         self._identity.adopt(identity)
@@ -222,11 +236,13 @@ class Configuration:
             self._awaited.stop()
             self._awaited = None
 
-    def _reject(self, problems: list[str], exc_info: Exception | None = None) -> None:
+    def _reject(self, problems: list[str], before: Reload | None, exc_info: Exception | None = None) -> None:
         self.last_reload = Reload.rejected(problems)
-        self._source.refused(problems)
         self._metrics.config_reloads.labels("failed").value += 1
         self._metrics.config_in_sync.labels().value = 0
+        if before is not None and before.problems == self.last_reload.problems:
+            return
+        self._source.refused(problems)
         logger.error(
             "configuration rejected; keeping the previous one",
             extra={"fields": {"problems": problems}},

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from meshproxy.config import routes, schema, sidecars
-from meshproxy.config.problems import ConfigError
+from meshproxy.config.codes import Code
+from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.config.telemetry import Telemetry, Traces
 from meshproxy.config.values import Address
-from meshproxy.sidecar.configuration import check_fixed, mentioned
+from meshproxy.sidecar import configuration as module
+from meshproxy.sidecar.configuration import Configuration, check_fixed, mentioned
+from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 
 
 def documents(
@@ -76,3 +81,65 @@ def test_models_versions_and_labels_that_documents_name() -> None:
     models, versions = mentioned(documents(sets={"roles": (role,), "routes": (route,)}))
     assert models == ["a", "b*", "a", "c", "d", "e"]
     assert sorted(versions) == ["3", "4", "5", "6", "7", "canary", "x"]
+
+
+class Unloaded:
+    """A source whose documents cannot be loaded (`DocumentSource`)."""
+
+    def __init__(self, code: Code) -> None:
+        self.code = code
+        self.loads = 0
+        self.loaded_often = asyncio.Event()
+        self.refusals: list[list[str]] = []
+
+    async def load(self) -> schema.Documents:
+        self.loads += 1
+        if self.loads == 4:
+            self.loaded_often.set()
+        raise ConfigError((Problem("", 0, "", "", "no descriptors", self.code),))
+
+    def start(self, changed: Callable[[], None]) -> None:
+        changed()
+
+    def stop(self) -> None: ...
+
+    def applied(self, documents: schema.Documents) -> None: ...
+
+    def refused(self, problems: Sequence[str]) -> None:
+        self.refusals.append(list(problems))
+
+
+def configuration(source: Unloaded) -> Configuration:
+    """One that gets no farther than its source."""
+    unused: dict[str, Any] = dict.fromkeys(
+        ("clusters", "live", "tokens", "tracing", "identity", "access_log", "audit_log")
+    )
+    return Configuration(source, documents(), SidecarMetrics(), downstream=[], **unused)
+
+
+async def test_what_could_not_be_loaded_is_tried_again_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without descriptors or memory for a moment: no file changes when there are some again."""
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
+    made = configuration(source := Unloaded(Code.NOT_LOADED))
+    made.start()
+    running = asyncio.create_task(made.run())
+    await asyncio.wait_for(source.loaded_often.wait(), 60)
+    assert len(source.refusals) == len(caplog.records) == 1
+    made.request()  # somebody asks: the answer is in the log
+    while len(source.refusals) < 2:
+        await asyncio.sleep(0)
+    running.cancel()
+    assert len(caplog.records) == 2
+
+
+async def test_what_is_wrong_with_documents_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
+    made = configuration(source := Unloaded(Code.UNREADABLE))
+    made.start()
+    running = asyncio.create_task(made.run())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    running.cancel()
+    assert source.loads == 1
