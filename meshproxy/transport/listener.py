@@ -49,6 +49,8 @@ than clients do, and be accepted when nobody is there any more."""
 UNSENT = 131_072
 """Unsent bytes that the kernel buffers. Its default is megabytes: the progress of a slow reader would then show in
 jumps of many seconds, which look like a stall, and the memory is not counted."""
+SHORTAGE_PERIOD = 10.0
+"""Seconds between two log lines about descriptors or memory that are short."""
 PAUSE_WITHOUT_DESCRIPTORS = 0.1
 STAY_WHILE_DRAINING = 1.0
 """Seconds after which a client that connects during a drain is asked to leave. Asked with its first response, it would
@@ -174,6 +176,8 @@ class Listener:
         """That have begun, and have not ended."""
         self._loop = shared.loop
         self._resume: asyncio.TimerHandle | None = None
+        self._silent_until = -inf
+        """When a shortage may be logged again."""
         self._is_holding = False
         """Nothing is accepted until fewer connections are being set up."""
 
@@ -297,7 +301,7 @@ class Listener:
                 return False
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    logger.error("cannot accept on %s: %s; retrying", self.address, os.strerror(error.errno))
+                    self._tell_of_shortage(error.errno)
                     self._pause("descriptors")
                     return False
                 raise
@@ -310,6 +314,16 @@ class Listener:
             self._pending.add(task)
             task.add_done_callback(self._set_up_ended)
         return True
+
+    def _tell_of_shortage(self, number: int) -> None:
+        """Once in a while: there are ten attempts a second, for as long as clients like."""
+        if (now := self._loop.time()) < self._silent_until:
+            return
+        self._silent_until = now + SHORTAGE_PERIOD
+        logger.error(
+            "cannot accept on %s: %s; retrying: raise the limit of open files (ulimit -n), or lower limits.connections",
+            *(self.address, os.strerror(number)),
+        )
 
     def _hold(self) -> None:
         """Leave new connections in the kernel's backlog until those that are being set up are fewer by half."""
