@@ -49,9 +49,10 @@ from meshproxy.identity.certificates import CertificateError
 from meshproxy.identity.trust_bundles import BundleSource, OtherBundles
 from meshproxy.telemetry.audit_trail import open_trail
 from meshproxy.telemetry.control_metrics import ControlMetrics
+from meshproxy.transport.bound_socket import bind, format_address
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.grpc_server import GrpcServer
-from meshproxy.transport.listener import Listener, Security, bind, format_address
+from meshproxy.transport.listener import Listener, Security
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 from meshproxy.web.routes import Page

@@ -12,7 +12,7 @@ from aiohttp import web
 from meshproxy.config.file_watch import FileWatch
 from meshproxy.identity.certificates import TLS_1_2_CIPHERS, CertificateError, Credentials, load_pair, read_file
 from meshproxy.injection.admission import BYTES, Outcome, Verdict, decide, too_large
-from meshproxy.transport.listener import bind, format_address
+from meshproxy.transport.bound_socket import bind, format_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -38,9 +38,10 @@ from meshproxy.telemetry.metrics import Counter, Gauge, Registry, Rows
 from meshproxy.telemetry.process import watch_process
 from meshproxy.telemetry.scaling import PERIOD, add_up
 from meshproxy.telemetry.timestamps import timestamp
+from meshproxy.transport.bound_socket import bind, format_address
 from meshproxy.transport.client import ClientError
 from meshproxy.transport.connection import ConnectionContext
-from meshproxy.transport.listener import Listener, Security, bind, format_address
+from meshproxy.transport.listener import Listener, Security
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 

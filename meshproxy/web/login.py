@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from aiohttp import web
 
-from meshproxy.transport.listener import format_address
+from meshproxy.transport.bound_socket import format_address
 from meshproxy.web.guard import own_path
 from meshproxy.web.pending import LIFE, Pending, Seal
 from meshproxy.web.permissions import roles_of

@@ -27,9 +27,10 @@ from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.certificates import Credentials, client_context, server_context
 from meshproxy.transport import connection as connections
 from meshproxy.transport import listener as listeners
+from meshproxy.transport.bound_socket import bind, format_address
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connection_info import ConnectionInfo
-from meshproxy.transport.listener import Listener, PeerRejected, Security, bind, format_address
+from meshproxy.transport.listener import Listener, PeerRejected, Security
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
 
@@ -962,16 +963,6 @@ def test_tls_needs_a_certificate() -> None:
         )
 
 
-def test_a_port_is_shared_by_those_who_say_so() -> None:
-    with bind("127.0.0.1", 0, is_shared=True) as first:
-        first.listen()
-        number = first.getsockname()[1]
-        with bind("127.0.0.1", number, is_shared=True) as second:
-            second.listen()
-        with pytest.raises(OSError, match=f"in use: '127.0.0.1:{number}'"):
-            bind("127.0.0.1", number)
-
-
 async def test_two_listeners_share_a_port() -> None:
     async with listening() as one, listening() as other:
         with bind("127.0.0.1", 0, is_shared=True) as reserved:
@@ -988,17 +979,3 @@ async def test_two_listeners_share_a_port() -> None:
             for _, writer in pairs:
                 writer.close()
                 await writer.wait_closed()
-
-
-@pytest.mark.parametrize(
-    ("address", "text"),
-    [
-        (("127.0.0.1", 80), "127.0.0.1:80"),
-        (("::1", 80, 0, 0), "[::1]:80"),
-        (("::ffff:127.0.0.1", 80, 0, 0), "127.0.0.1:80"),
-        (("::ffff:0:a:b", 80, 0, 0), "[::ffff:0:a:b]:80"),  # another block (RFC 2765 section 2.1)
-        ("/run/socket", "/run/socket"),
-    ],
-)
-def test_addresses(address: object, text: str) -> None:
-    assert format_address(address) == text
