@@ -332,7 +332,7 @@ class ServerSpec(Part, frozen=True):
     """For opening a connection to an endpoint. On loopback this takes microseconds."""
     max_connections: Count | None = None
     """Concurrent connections to one endpoint; further requests wait for one. Left out: a quarter of the process's limit
-    of open files (RLIMIT_NOFILE)."""
+    of open files (RLIMIT_NOFILE); less below 128."""
     idle_timeout: Duration = 60.0
     """How long a connection to an endpoint stays open without a request."""
     balancing: Balancing = Balancing()

@@ -55,10 +55,21 @@ MOST_SHOWN = 100
 """Models of one endpoint that `/config` lists: callers choose names."""
 MAX_PENDING = 1_024
 """Requests that may wait for a connection to one endpoint; more fail at once."""
-DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-UPSTREAM_CONNECTIONS = max(16, DESCRIPTORS // 4)
-"""With the downstream connections they leave a quarter of the file descriptors for everything else. One HTTP/2 client
-can make a hundred REST calls at once, each of which takes a connection to the model server."""
+OWN_DESCRIPTORS = 32
+"""What clients leave to the sidecar at least: 16 are open at rest, and documents, a new certificate and the admin
+port take some for a moment. Without them a role that is taken away stays in force while clients hold the others."""
+
+
+def share_out(descriptors: int) -> tuple[int, int]:
+    """The default numbers of downstream connections, and of those to one endpoint: half and a quarter of the file
+    descriptors. One HTTP/2 client can make a hundred REST calls at once, each of which takes a connection to the model
+    server. `descriptors`: the limit; -1: there is none."""
+    descriptors = descriptors if descriptors >= 0 else 1 << 20
+    left = descriptors - max(descriptors // 4, OWN_DESCRIPTORS)
+    return max(1, 2 * left // 3), max(1, left // 3)
+
+
+DOWNSTREAM_CONNECTIONS, UPSTREAM_CONNECTIONS = share_out(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 UNASKED = HealthSettings(check="answer")
 """How several endpoints are checked if their document does not say how."""

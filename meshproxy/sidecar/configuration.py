@@ -14,9 +14,9 @@ from meshproxy.config.codes import Code
 from meshproxy.config.file_watch import FileWatch
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.identity.certificates import CertificateError
+from meshproxy.sidecar.clusters import DOWNSTREAM_CONNECTIONS
 from meshproxy.sidecar.server_tls import tls_files
 from meshproxy.sidecar.snapshots import (
-    DOWNSTREAM_CONNECTIONS,
     inbound_snapshot,
     outbound_snapshot,
     shortest_time_limit,

@@ -13,7 +13,6 @@ from meshproxy.proxy.snapshot import BodyLimits, Snapshot
 from meshproxy.proxy.token_places import TokenPlaces
 from meshproxy.routing.routes import compile_routes
 from meshproxy.routing.servers import Servers
-from meshproxy.sidecar.clusters import DESCRIPTORS
 from meshproxy.transport.connection import Times
 
 if TYPE_CHECKING:
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from meshproxy.routing.carried_state import CarriedState
     from meshproxy.upstream.cluster import Cluster
     from meshproxy.upstream.serving import HealthService
-
-DOWNSTREAM_CONNECTIONS = max(16, DESCRIPTORS // 2)
-"""The default: see `clusters.UPSTREAM_CONNECTIONS`."""
 
 
 def times(documents: Documents) -> Times:

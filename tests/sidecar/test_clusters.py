@@ -21,7 +21,7 @@ from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.caller import Workload
 from meshproxy.routing.failure import Failure
 from meshproxy.sidecar import clusters as module
-from meshproxy.sidecar.clusters import Clusters, cluster_settings, found, models_of
+from meshproxy.sidecar.clusters import OWN_DESCRIPTORS, Clusters, cluster_settings, found, models_of, share_out
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connector import PeerSecurity
 from meshproxy.transport.listener import PeerRejected
@@ -600,3 +600,12 @@ class TestPeers:
 
     async def test_a_model_server_beside_us_is_not_asked(self, clusters: Clusters) -> None:
         assert take(clusters, server("a"))["a"]._securities == Securities()
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "shares"),
+    [(1024, (512, 256)), (128, (64, 32)), (64, (21, 10)), (0, (1, 1)), (-1, (524_288, 262_144))],
+)
+def test_clients_leave_descriptors_to_the_sidecar(descriptors: int, shares: tuple[int, int]) -> None:
+    assert share_out(descriptors) == shares
+    assert descriptors < 2 * OWN_DESCRIPTORS or sum(shares) <= descriptors - OWN_DESCRIPTORS

@@ -122,7 +122,7 @@ def test_a_worker_gets_its_seat_and_says_its_number(monkeypatch: pytest.MonkeyPa
     assert asked == [{"worker": 3}, (["a.yaml"], slot)]
 
 
-@pytest.mark.parametrize(("limit", "status"), [(10, 1), (31, 1), (32, 0), (-1, 0)])
+@pytest.mark.parametrize(("limit", "status"), [(10, 1), (63, 1), (64, 0), (-1, 0)])
 def test_too_few_open_files_are_told_before_anything_fails(
     monkeypatch: pytest.MonkeyPatch, level: list[int], caplog: pytest.LogCaptureFixture, limit: int, status: int
 ) -> None:
