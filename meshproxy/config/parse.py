@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from meshproxy.config import schema
 from meshproxy.config.check import Placed
 from meshproxy.config.codes import Code
+from meshproxy.config.config_map import files_of
 from meshproxy.config.fields import API_VERSION
 from meshproxy.config.files import is_read
 from meshproxy.config.hints import is_of_another_mesh, of_kind
@@ -148,24 +149,27 @@ class _Text:
         others, too, which it would refuse. False: none is ours."""
         from meshproxy.config.unread import why_unread
 
-        data = node.value.get("data") if isinstance(node.value, dict) else None
-        files = data.value if data is not None and isinstance(data.value, dict) else {}
-        texts = {key: content.value for key, content in files.items() if isinstance(content.value, str)}
-        has_ours = any(is_read(key) and GROUP in text for key, text in texts.items())
+        files = files_of(node)
+        has_ours = any(is_read(file.name) and GROUP in file.text for file in files)
         has_unread = False
-        for key, text in texts.items():
-            content = files[key]
-            if not is_read(key):
-                if GROUP in text and (message := why_unread(key, text)) is not None:
+        for each in files:
+            file, label = self._origin.file, f"ConfigMap/{name}"
+            where = f"{each.field}.{each.name}"
+            if not is_read(each.name):
+                if GROUP in each.text and (message := why_unread(each.name, each.text)) is not None:
                     has_unread = True
-                    file, line, of = self._origin.file, content.key_line, f"ConfigMap/{name}"
-                    self._parsed.unread.append(Problem(file, line, of, f"data.{key}", message, Code.UNREAD_NAME))
+                    problem = Problem(file, each.node.key_line, label, where, message, Code.UNREAD_NAME)
+                    self._parsed.unread.append(problem)
+            elif has_ours and each.problem:
+                problem = Problem(file, each.node.key_line, label, where, each.problem, Code.UNREADABLE)
+                self._parsed.problems.append(problem)
+                self._parsed.is_whole = False
             elif has_ours:
                 # Lines of a literal block are lines of the file; of any other form they are those of the text.
-                is_literal = content.is_literal
-                file, line = (self._origin.file, content.line + 1) if is_literal else (self._inside(name, key), 1)
+                is_literal = each.node.is_literal and each.field == "data"
+                file, line = (file, each.node.line + 1) if is_literal else (self._inside(name, each.name), 1)
                 origin = replace(self._origin, file=file, first_line=line, among_others=False, is_local=False)
-                _Text(origin, self._parsed).read(text)
+                _Text(origin, self._parsed).read(each.text)
         return has_ours or has_unread
 
     def _inside(self, name: str, key: str) -> str:
