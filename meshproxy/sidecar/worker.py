@@ -145,7 +145,12 @@ def make_folder() -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix="meshproxy-"))
     except OSError:
-        return Path(tempfile.mkdtemp(prefix="meshproxy-", dir="/dev/shm"))
+        with suppress(OSError):
+            return Path(tempfile.mkdtemp(prefix="meshproxy-", dir="/dev/shm"))
+        raise OSError(
+            "several workers share a folder, and neither TMPDIR, /tmp, /var/tmp nor /dev/shm can be written: mount an "
+            "empty one at /tmp (emptyDir in Kubernetes), or set workers: 1"
+        ) from None
 
 
 def remove_folder(folder: Path) -> None:

@@ -204,7 +204,8 @@ class WorkloadApiIdentity:
                 return f"{self._address} has no identity for this workload ({error}): register it"
             return f"{self._address}: {error}"
         except (ClientError, CertificateError) as error:
-            return f"{self._address}: {error}"
+            text = str(error)
+            return text if text.startswith(self._address) else f"{self._address}: {text}"
 
     def _take(self, response: SvidResponse) -> None:
         self._response = response

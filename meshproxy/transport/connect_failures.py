@@ -158,7 +158,7 @@ def _unreachable(address: str, error: Exception) -> tuple[ConnectFailure, str]:
 _OF_ERRNO = {
     errno.ENOENT: (
         ConnectFailure.NO_SOCKET,
-        "check that the model server has started with this path, and that both see the same folder",
+        "check that the server has started with this path, and that both see the same folder",
     ),
     errno.ECONNREFUSED: (ConnectFailure.REFUSED, "the process that made the socket has ended"),
     errno.EACCES: (

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import stat
 import tempfile
@@ -77,6 +78,15 @@ def test_without_a_temporary_folder_there_is_shared_memory(monkeypatch: pytest.M
     folder = make_folder()
     folder.rmdir()
     assert folder.parent == Path("/dev/shm")
+
+
+def test_without_any_folder_it_says_what_to_mount(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(**where: str) -> str:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", read_only)
+    with pytest.raises(OSError, match="mount an empty one at /tmp"):
+        make_folder()
 
 
 def test_documents_are_handed_down_as_they_are(tmp_path: Path, documents: Documents) -> None:
