@@ -34,7 +34,7 @@ def not_followed(path: Path) -> str:
 
 
 def why(path: Path, error: OSError) -> str:
-    """Why `path` cannot be read, and for what can be mended from outside, how."""
+    """Why `path` cannot be read, or nothing written there, and for what can be mended from outside, how."""
     text = error.strerror or str(error)
     if error.errno == ENOENT and _is_removed_outside(path):
         return f"{text}: its folder was removed where it is mounted from: restart the container"
@@ -66,16 +66,16 @@ def _unescaped(name: str) -> str:
 
 
 def _who_may(path: Path) -> str:
-    """Whose the file is, or the first of its folders that cannot be searched, and who we are."""
+    """Whose the file is, or the folder that it would be in, or the first one that cannot be searched; and who we
+    are."""
     real = Path(os.path.realpath(path))
     closed = next((each for each in reversed(real.parents) if not os.access(each, os.X_OK)), real)
-    try:
-        status = closed.stat()
-    except OSError:
-        return ""
+    while not os.path.exists(closed) and closed != closed.parent:  # noqa: PTH110 - which never raises
+        closed = closed.parent
+    status = closed.stat()
     groups = ", ".join(str(group) for group in sorted({os.getegid(), *os.getgroups()}))
     return (
         f": {closed} is of user {status.st_uid} and group {status.st_gid} with mode {status.st_mode & 0o7777:04o}, and"
-        f" this process is user {os.geteuid()} in group {groups}: let it read that (in Kubernetes fsGroup of the pod,"
-        " and defaultMode 0440 of the volume)"
+        f" this process is user {os.geteuid()} in group {groups}: give it access (in Kubernetes fsGroup of the pod,"
+        " and defaultMode 0440 of a volume that is read)"
     )

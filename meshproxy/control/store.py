@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from meshproxy.config.file_watch import state_of
+from meshproxy.config.unreadable import why
 from meshproxy.control.attestation import JoinToken
 from meshproxy.control.authority import Authority, AuthorityError
 from meshproxy.control.root_rotation import RootRotation, Step, StoredAuthority
@@ -203,7 +204,7 @@ class FolderStore:
             for folder in folders:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"folder {self.folder} cannot be created: {error.strerror}") from error
+            raise StoreError(f"folder {folder} cannot be created: {why(folder, error)}") from error
 
     def _write(self, *files: tuple[str, bytes, int]) -> None:
         """Raises StoreError."""
@@ -211,7 +212,8 @@ class FolderStore:
             for name, content, mode in files:
                 replace_file(self.folder / name, content, mode)
         except OSError as error:
-            raise StoreError(f"the authority cannot be stored in {self.folder}: {error.strerror}") from error
+            problem = why(self.folder, error)
+            raise StoreError(f"the authority cannot be stored in {self.folder}: {problem}") from error
 
     def _read_json(self, name: str, kind: type[Kept]) -> Kept | None:
         """A file with keys; None if there is none. Raises StoreError."""

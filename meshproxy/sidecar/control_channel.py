@@ -66,6 +66,8 @@ class ControlChannel:
         self.open_calls = 0
         self.writing = asyncio.Lock()
         self._streams: H2Channel | None = None
+        self._read_last: Credentials | None = None
+        """The certificate that was issued, as its file had it: who we are also while there is no file."""
         self._shown: bytes | None = None
         """The fingerprint of the credentials that `_streams` shows."""
         self._users: Counter[H2Channel] = Counter()
@@ -116,12 +118,19 @@ class ControlChannel:
                 await channel.close()
 
     def _issued(self) -> Credentials | None:
-        """The certificate that was issued, if it is valid at this time."""
+        """The certificate that was issued, if it is valid at this time. Where its folder has been emptied or removed,
+        it is in use still, and a join token, which works once, would not be there for another one."""
         try:
             credentials = self.files.read()
+        except CertificateError:
+            if self._read_last is None:
+                return None
+            credentials = self._read_last
+        try:
             read_peer(read_certificates(credentials.certificate_pem)[0], self.trust_domain, self._clock())
-        except (CertificateError, PeerRefused, ValueError, IndexError):
+        except (PeerRefused, ValueError, IndexError):
             return None
+        self._read_last = credentials
         return credentials
 
     def _trusted(self) -> bytes:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import time
+from errno import EACCES, ENOENT, EROFS
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from meshproxy.config.unreadable import why
 from meshproxy.control_api import ISSUE, IssueRequest, IssueResponse
 from meshproxy.identity.certificates import CertificateError, Credentials, own_identity
 from meshproxy.identity.private_files import replace_file
@@ -119,12 +122,21 @@ class Enrollment:
         jitter = self._jitter()
         while True:
             wait = self._renewal.wait(self._clock(), jitter)
-            if wait > 0.0:
+            if wait > 0.0 and not self._is_lost():
                 await asyncio.sleep(min(wait, LOOK_SECONDS))
             elif await self._attempt():
                 jitter = self._jitter()
             else:
                 self._renewal.failed(self._clock(), self._jitter())
+
+    def _is_lost(self) -> bool:
+        """Whether somebody has removed the certificate from the folder, and no attempt to get another one has failed:
+        without it no restart goes well, and workers cannot be started again."""
+        files = self._channel.files
+        if self._renewal.failures or files.certificate.exists():
+            return False
+        logger.warning("%s is gone: asking for another certificate with the one in use", files.certificate)
+        return True
 
     async def _attempt(self) -> bool:
         """Ask once. False: it failed, which is logged."""
@@ -161,6 +173,11 @@ class Enrollment:
 
     async def _ask(self) -> Workload:
         """Get a new certificate into the folder: who we are by it. Raises EnrollmentFailed."""
+        folder = Path(self._settings.folder)
+        try:
+            _check_writable(folder)  # before a join token is shown, which works once
+        except OSError as error:
+            raise EnrollmentFailed(f"{folder} cannot be written: {why(folder, error)}") from error
         credentials, self._unstored = self._unstored or await self._issue(), None
         try:
             identity = own_identity(credentials, self._channel.trust_domain, self._clock())
@@ -171,7 +188,7 @@ class Enrollment:
                 await asyncio.to_thread(self._store, credentials)
         except OSError as error:
             self._unstored = credentials
-            raise EnrollmentFailed(f"{self._settings.folder} cannot be written: {error.strerror}") from error
+            raise EnrollmentFailed(f"{folder} cannot be written: {why(folder, error)}") from error
         return identity.workload
 
     async def _issue(self) -> Credentials:
@@ -238,11 +255,19 @@ class Enrollment:
         try:
             return {member: Path(path).read_text("ascii", "replace").strip()}
         except OSError as error:
-            raise EnrollmentFailed(f"the {name} {path} cannot be read: {error.strerror}; {hint}") from error
+            cure = f"; {hint}" if error.errno == ENOENT else ""
+            raise EnrollmentFailed(f"the {name} {path} cannot be read: {why(Path(path), error)}{cure}") from error
 
     def _store(self, credentials: Credentials) -> None:
         """The roots first: a certificate of a new root is of no use before it. Raises OSError."""
         files = self._channel.files
-        Path(self._settings.folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         replace_file(files.trust_bundle, credentials.bundle_pem, 0o644)
         replace_file(files.certificate, credentials.certificate_pem + credentials.key_pem, 0o600)
+
+
+def _check_writable(folder: Path) -> None:
+    """Make the folder, if there is none, and raise OSError if files cannot be made in it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        number = EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else EACCES
+        raise OSError(number, os.strerror(number))

@@ -84,8 +84,8 @@ class TestWhy:
         status, groups = file.stat(), sorted({os.getegid(), *os.getgroups()})
         assert why(file, DENIED) == (
             f"Permission denied: {file} is of user {status.st_uid} and group {status.st_gid} with mode 0400, and this"
-            f" process is user {os.geteuid()} in group {', '.join(map(str, groups))}: let it read that (in Kubernetes"
-            " fsGroup of the pod, and defaultMode 0440 of the volume)"
+            f" process is user {os.geteuid()} in group {', '.join(map(str, groups))}: give it access (in Kubernetes"
+            " fsGroup of the pod, and defaultMode 0440 of a volume that is read)"
         )
 
     def test_a_folder_that_cannot_be_searched(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,5 +94,5 @@ class TestWhy:
         monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder)
         assert f": {folder} is of user " in why(folder / "tls.key", DENIED)
 
-    def test_what_cannot_be_looked_at(self, tmp_path: Path) -> None:
-        assert why(tmp_path / "none", DENIED) == "Permission denied"
+    def test_a_folder_in_which_nothing_can_be_made(self, tmp_path: Path) -> None:
+        assert f": {tmp_path} is of user " in why(tmp_path / "a/b", DENIED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -75,6 +76,18 @@ async def test_a_certificate_counts_as_long_as_it_is_valid(channel: ControlChann
     keep(tmp_path, DevelopmentCA.create("n.example").issue("spiffe://n.example/ns/a/sa/b"))
     assert channel.credentials() is None
     (tmp_path / "kept/identity.pem").write_bytes(b"half of it")
+    assert channel.credentials() is None
+
+
+async def test_a_certificate_whose_folder_is_gone_is_shown_while_it_is_valid(
+    channel: ControlChannel, tmp_path: Path
+) -> None:
+    keep(tmp_path, CA.issue("spiffe://m.example/ns/a/sa/b"))
+    credentials = channel.credentials()
+    assert credentials is not None
+    shutil.rmtree(tmp_path / "kept")
+    assert channel.credentials() == credentials
+    channel._clock = lambda: time.time() + 2 * 86_400.0
     assert channel.credentials() is None
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import shutil
 import stat
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -179,6 +182,42 @@ async def test_it_renews_by_itself(world: World, monkeypatch: pytest.MonkeyPatch
     assert world.serial() != first
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_folder_that_is_removed_gets_another_certificate(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the one in use: the join token was used up."""
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    world.write_token()
+    it = enrollment(world)
+    await it.join()
+    first = world.serial()
+    running = asyncio.create_task(it.run())
+    assert it._channel.credentials() is not None
+    shutil.rmtree(world.folder / "sidecar")
+    async with asyncio.timeout(60):
+        while it.issued < 2:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert world.serial() != first
+    assert sum("is gone" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize(("flags", "why"), [(0, "Permission denied: "), (os.ST_RDONLY, "Read-only file system")])
+async def test_a_folder_that_cannot_be_written_costs_no_token(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, flags: int, why: str
+) -> None:
+    """It is mended by a restart with another volume, and the certificate would be gone."""
+    world.write_token()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda path, mode: mode != os.W_OK | os.X_OK)
+        patched.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=flags))
+        assert not await enrollment(world)._attempt()
+    assert problems(caplog)[-1].startswith(f"{world.settings.folder} cannot be written: {why}")
+    assert await enrollment(world)._attempt()
+    assert world.process.metrics.issuances.labels("ok", "").value == 1
 
 
 async def test_failures_leave_the_certificate_in_use(world: World, caplog: pytest.LogCaptureFixture) -> None:
