@@ -15,6 +15,7 @@ import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from errno import ENOENT
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -374,6 +375,11 @@ def load_pair(context: ssl.SSLContext, credentials: Credentials) -> None:
             ) from None
         raise CertificateError(
             "unreadable", f"certificate and key cannot be loaded: {_why(error)}; both must be complete PEM"
+        ) from None
+    except OSError as error:
+        next_step = ": mount /proc, through which OpenSSL reads them" if error.errno == ENOENT else ""
+        raise CertificateError(
+            "unreadable", f"certificate and key cannot be loaded: {error.strerror}{next_step}"
         ) from None
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import ssl
 import subprocess
@@ -351,6 +352,22 @@ def test_certificate_and_key_in_one_file(tmp_path: Path) -> None:
     files.certificate.chmod(0o600)
     read = IdentityFiles(files.certificate, files.certificate, files.trust_bundle).read()
     assert own_identity(read, DOMAIN, time()).workload.spiffe_id == ID
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOENT, "certificate and key cannot be loaded: No such file or directory: mount /proc, through which "),
+        (errno.EMFILE, "certificate and key cannot be loaded: Too many open files"),
+    ],
+)
+def test_what_the_system_does_not_have_is_told(monkeypatch: pytest.MonkeyPatch, number: int, message: str) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "memfd_create", fail)
+    with pytest.raises(CertificateError, match=message):
+        own_identity(credentials(), DOMAIN, time())
 
 
 def test_the_fingerprint_tells_changes() -> None:
