@@ -100,10 +100,16 @@ class FileWatch:
         """Tell of files that will not change here any more, whoever reads them."""
         nameless = [file for file, state in self.seen.items() if state[-1] is NAMELESS and before.get(file) != state]
         for file in nameless:
-            if problem := not_followed(file):
-                import logging  # not above: see asyncio
+            tell_not_followed(file)
 
-                logging.getLogger(__name__).error("%s was %s", file, problem)
+
+def tell_not_followed(file: Path) -> bool:
+    """Log that a file will not change here any more, if that is so; whether it is."""
+    if problem := not_followed(file):
+        import logging  # not above: see asyncio
+
+        logging.getLogger(__name__).error("%s was %s", file, problem)
+    return bool(problem)
 
 
 NAMELESS = True

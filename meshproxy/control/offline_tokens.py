@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meshproxy.config.file_watch import state_of
+from meshproxy.config.file_watch import state_of, tell_not_followed
 from meshproxy.control.authority import RequestRefused
 from meshproxy.control.service_accounts import AUDIENCE, LEEWAY, has_expired, judge_claims, read_claims
 from meshproxy.identity.jwk import ALGORITHMS, KEY_SET_BYTES
@@ -84,6 +84,7 @@ class OfflineTokens:
             if seen == self._seen:
                 return
             self._seen = seen
+            tell_not_followed(self._path)
             with self._path.open("rb") as file:
                 document = file.read(KEY_SET_BYTES + 1)
         except OSError as error:

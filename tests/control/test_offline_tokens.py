@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from meshproxy.config import file_watch
 from meshproxy.control.authority import RequestRefused
 from meshproxy.control.offline_tokens import ClusterKeys, KeysUnusable, OfflineTokens
 from tests.control.pod_tokens import ISSUER, POD, PodTokens
@@ -67,6 +68,17 @@ async def test_keys_that_rotate(tokens: PodTokens, keys: Path, caplog: pytest.Lo
     count = len(caplog.records)
     await offline.identify(tokens.token())
     assert len(caplog.records) == count  # said once
+
+
+async def test_keys_that_their_mount_does_not_follow_are_told(
+    tokens: PodTokens, keys: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offline = OfflineTokens(ClusterKeys(ISSUER, keys))
+    monkeypatch.setattr(file_watch, "not_followed", lambda path: "replaced outside")
+    keys.write_text(json.dumps(tokens.issuer.jwks(), indent=1))  # the state is another one, as without a name
+    for _ in range(2):
+        assert await offline.identify(tokens.token()) == POD
+    assert [record.message for record in caplog.records] == [f"{keys} was replaced outside"]
 
 
 def test_keys_that_cannot_be_used(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from meshproxy.config import file_watch
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.identity.jwk import KEY_SET_BYTES
@@ -46,6 +47,18 @@ async def test_from_a_file(tmp_path: Path) -> None:
     assert await from_file(path)() == b"{}"
     path.write_bytes(bytes(KEY_SET_BYTES + 10))
     assert len(await from_file(path)()) == KEY_SET_BYTES + 1
+
+
+async def test_a_file_that_its_mount_does_not_follow_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The keys that it has stay in use: another key of the same ConfigMap may be all that has changed."""
+    (path := tmp_path / "jwks.json").write_bytes(b"{}")
+    read = from_file(path)
+    assert await read() == b"{}"
+    monkeypatch.setattr(file_watch, "not_followed", lambda path: "replaced outside")
+    assert [await read(), await read()] == [b"{}", b"{}"]
+    assert [record.message for record in caplog.records] == [f"{path} was replaced outside"]
 
 
 async def test_from_where_load_balancers_have_theirs() -> None:
