@@ -11,15 +11,13 @@ import os
 import sys
 
 from meshproxy.first import settle
-
-LEVEL = "MESHPROXY_LOG_LEVEL"
-LEVELS = ("debug", "info", "warning", "error")
+from meshproxy.log_level import LEVELS, VARIABLE
 
 
 def main() -> None:
     """Run the command. Raises SystemExit with its exit status."""
     settle()
-    path, level = "", os.environ.get(LEVEL, "info")
+    path, level = "", os.environ.get(VARIABLE, "info")
     match sys.argv[1:]:
         case ["sidecar", "--config", path]:
             pass
@@ -29,7 +27,7 @@ def main() -> None:
         settle(reloads=True)
         from meshproxy.sidecar.__main__ import main as sidecar
 
-        os.environ[LEVEL] = level
+        os.environ[VARIABLE] = level
         sys.exit(sidecar([path]))
     from meshproxy.cli.main import main as command_line
 

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
 
 from meshproxy import __main__ as module
@@ -80,15 +79,6 @@ def test_a_level_in_the_environment_that_there_is_not_is_the_command_lines_to_re
     run(monkeypatch, "sidecar", "--config", "/")
     run(monkeypatch, "sidecar", "--config", "/", "--log-level", "info")
     assert [(what, level) for what, _, level in ran] == [("command line", "loud"), ("sidecar", "info")]
-
-
-def test_the_levels_are_those_of_the_command() -> None:
-    from meshproxy.cli.sidecar import command
-
-    (option,) = [each for each in command.params if each.name == "log_level"]
-    assert isinstance(option.type, click.Choice)
-    assert tuple(option.type.choices) == module.LEVELS
-    assert option.envvar == module.LEVEL
 
 
 def test_both_run_as_a_module(tmp_path: Path) -> None:

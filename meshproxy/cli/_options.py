@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from meshproxy.log_level import LEVELS, VARIABLE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -83,10 +85,10 @@ def log_level(text: str) -> Callable[[Any], Any]:
     """`--log-level`, with this help."""
     return click.option(
         "--log-level",
-        type=click.Choice(["debug", "info", "warning", "error"]),
+        type=click.Choice(LEVELS),
         default="info",
         show_default=True,
-        envvar="MESHPROXY_LOG_LEVEL",
+        envvar=VARIABLE,
         help=text,
     )
 

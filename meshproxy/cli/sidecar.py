@@ -9,6 +9,7 @@ import click
 
 from meshproxy.cli import _options
 from meshproxy.config.child_process import running
+from meshproxy.log_level import VARIABLE
 
 
 @click.command(name="sidecar", short_help="Run a sidecar beside a model server or an application.")
@@ -30,5 +31,5 @@ def command(paths: tuple[str, ...], log_level: str) -> None:
     `meshproxy config check`.
     """
     # Replaces this process, so that the libraries of the command line do not stay in the sidecar's memory.
-    os.environ["MESHPROXY_LOG_LEVEL"] = log_level
+    os.environ[VARIABLE] = log_level
     os.execv(sys.executable, [*running("meshproxy.sidecar"), *paths])  # noqa: S606

@@ -9,7 +9,8 @@ from typing import Any
 from meshproxy.config import values
 from meshproxy.config.problems import closest
 from meshproxy.injection.capture import MAX_PORT
-from meshproxy.injection.settings import LOG_LEVELS, Resources, Settings, amount, read_image, read_quantity, read_whole
+from meshproxy.injection.settings import Resources, Settings, amount, read_image, read_quantity, read_whole
+from meshproxy.log_level import LEVELS
 
 PREFIX = "config.meshproxy.dev/"
 WORKERS = 64
@@ -78,7 +79,7 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "drain-timeout": ("drain_timeout", values.read_duration_or_zero),
     "image": ("image", read_image),
     "inbound": ("is_inbound", _switch),
-    "log-level": ("log_level", _word(*LOG_LEVELS)),
+    "log-level": ("log_level", _word(*LEVELS)),
     "memory-limit": ("memory_limit", read_quantity),
     "memory-request": ("memory_request", read_quantity),
     "outbound": ("is_outbound", _switch),

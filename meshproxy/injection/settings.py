@@ -17,7 +17,6 @@ MANY_WORKERS = 18513
 """Admin port of the first of more workers than fit between `ADMIN` and the ports of a control plane."""
 USER = 65532
 """Its user id: that of the image."""
-LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
 _WHOLE = re.compile(r"[0-9]{1,9}")

@@ -11,6 +11,7 @@ import uvloop
 
 from meshproxy.config.problems import ConfigError
 from meshproxy.identity.certificates import CertificateError
+from meshproxy.log_level import VARIABLE
 from meshproxy.sidecar.app import run_sidecar, run_worker
 from meshproxy.sidecar.worker import WorkersFailed, WorkerSlot
 from meshproxy.telemetry.process_log import open_process_log
@@ -30,7 +31,7 @@ logger = logging.getLogger("meshproxy.sidecar")
 def run(arguments: list[str], documents: OwnLoad | None) -> int:
     """Run until stopped by a signal; a worker without `documents`, whose supervisor has them. Returns the exit
     status."""
-    level = getattr(logging, os.environ.get("MESHPROXY_LOG_LEVEL", "INFO").upper(), logging.INFO)
+    level = getattr(logging, os.environ.get(VARIABLE, "info").upper(), logging.INFO)
     try:
         if documents is None:
             slot = WorkerSlot.read(arguments[0])
