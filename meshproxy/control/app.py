@@ -530,7 +530,7 @@ class ControlPlane:
             waiting_tokens=tuple(
                 WaitingToken(identity=each.identity, expires=moment(each.expires)) for each in tokens[:TOKENS_SHOWN]
             ),
-            store_problem=problem,
+            store_problem=self.authority.problem or problem,
             documents=distribution.describe() if distribution is not None else None,
             document_refusals=tuple(distribution.refusals) if distribution is not None else (),
             services=self.endpoints.entries() if distribution is not None else (),

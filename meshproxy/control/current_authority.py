@@ -27,6 +27,7 @@ class CurrentAuthority:
 
     Attributes:
         changed: called with each new authority.
+        problem: why what the store has now is not in force; empty if it is.
     """
 
     def __init__(self, store: FolderStore, trust_domain: str, now: float) -> None:
@@ -34,7 +35,7 @@ class CurrentAuthority:
         self._store = store
         self._stamp: object = store.stamp()  # before the read: a change meanwhile is noticed
         self._authority = store.authority(trust_domain, now)
-        self._problem = ""
+        self.problem = ""
         self.changed: Callable[[Authority], None] = lambda authority: None
 
     def __call__(self) -> Authority:
@@ -44,19 +45,22 @@ class CurrentAuthority:
             try:
                 self._take(self._read())
             except StoreError as error:
-                if str(error) != self._problem:
+                if str(error) != self.problem:
                     fields = {"problem": str(error)}
                     logger.error("authority rejected; keeping the previous one", extra={"fields": fields})
-                self._problem = str(error)
+                self.problem = str(error)
             else:
-                self._stamp, self._problem = stamp, ""
+                self._stamp, self.problem = stamp, ""
         return self._authority
 
     def _read(self) -> Authority:
         """Raises StoreError. Never makes one: a folder that has lost its authority is a mistake."""
         found = self._store.find_authority()
         if found is None or found.trust_domain != self._authority.trust_domain:
-            raise StoreError(f"{self._store.folder} has no authority of {self._authority.trust_domain} any more")
+            raise StoreError(
+                f"{self._store.folder} has no authority of {self._authority.trust_domain} any more: put its files back"
+                " before the next start, which would make a new root that no sidecar trusts"
+            )
         return found
 
     def _take(self, found: Authority) -> None:

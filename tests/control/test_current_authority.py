@@ -65,6 +65,7 @@ async def test_the_last_good_one_stays(store: FolderStore, caplog: pytest.LogCap
             file.unlink()
     assert current() is first  # and no new one is made
     assert "has no authority of m.example any more" in str(caplog.records[-1].__dict__["fields"])
+    assert "before the next start, which would make a new root" in current.problem
     assert not (store.folder / CERTIFICATE).exists()
 
 
