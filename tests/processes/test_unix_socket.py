@@ -52,7 +52,7 @@ async def test_a_server_that_comes_late_crashes_and_comes_back(tmp_path: Path) -
         rest, grpc = await call_both(running)
         assert (rest.status, rest.refusal) == ("503", "connect-failed")
         assert (grpc.status, grpc.refusal) == ("UNAVAILABLE", "connect-failed")
-        missing = f"unix:{mesh.directory}/grpc.sock cannot be reached: No such file or directory: check that the model"
+        missing = f"unix:{mesh.directory}/grpc.sock cannot be reached: No such file or directory: check that the server"
         assert missing in grpc.body
 
         server = await mesh.model_server(*SOCKETS)
