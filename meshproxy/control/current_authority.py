@@ -41,7 +41,9 @@ class CurrentAuthority:
     def __call__(self) -> Authority:
         """The authority in force; the last good one while the store has none."""
         stamp = self._store.stamp()
-        if stamp != self._stamp:
+        if stamp == self._stamp:
+            self.problem = ""  # also of files that were away, and are back as they were
+        else:
             try:
                 self._take(self._read())
             except StoreError as error:

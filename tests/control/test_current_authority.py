@@ -13,7 +13,7 @@ from meshproxy.control.authority import Authority
 from meshproxy.control.current_authority import CurrentAuthority
 from meshproxy.control.leaves import FolderLeaves
 from meshproxy.control.rotator import Rotator
-from meshproxy.control.store import CERTIFICATE, ROTATION, FolderStore
+from meshproxy.control.store import CERTIFICATE, KEY, ROTATION, FolderStore
 from meshproxy.control_api import roots_digest
 
 NOW = 1_000_000_000.0
@@ -67,6 +67,23 @@ async def test_the_last_good_one_stays(store: FolderStore, caplog: pytest.LogCap
     assert "has no authority of m.example any more" in str(caplog.records[-1].__dict__["fields"])
     assert "before the next start, which would make a new root" in current.problem
     assert not (store.folder / CERTIFICATE).exists()
+
+
+async def test_files_that_were_away_and_are_back_as_they_were(
+    store: FolderStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    current = CurrentAuthority(store, "m.example", NOW)
+    first = current()
+    for _ in range(2):
+        for name in (CERTIFICATE, KEY):
+            (store.folder / name).rename(store.folder / f"{name}.away")
+        assert current() is first
+        assert current.problem
+        for name in (CERTIFICATE, KEY):
+            (store.folder / f"{name}.away").rename(store.folder / name)
+        assert current() is first
+        assert not current.problem
+    assert len(caplog.records) == 2  # told each time
 
 
 async def test_it_is_looked_at_without_being_asked(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
