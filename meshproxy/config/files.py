@@ -131,16 +131,25 @@ def _expand(paths: Paths, wrong: Callable[[Path, str], None]) -> Iterator[tuple[
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             wrong(path, f"cannot be read: {why(path, error) if isinstance(error, OSError) else error}")
             continue
-        # A dangling link stays in, so that reading it reports it. A folder or a pipe named x.yaml is not a document.
-        files = [each for each in inside if each.is_file() or not Path(each).exists()]
+        files = [each for each in inside if _is_document(each)]
         if not files:
-            folders = sorted(each.name for each in path.iterdir() if each.is_dir() and not each.name.startswith("."))
+            _, inner, _ = next(os.walk(path), ("", [], []))  # which never raises
+            folders = sorted(name for name in inner if not name.startswith("."))
             hint = f": sub-folders are not read, name them ({', '.join(folders[:8])})" if folders else ""
             wrong(path, not_followed(path) or f"no *.yaml, *.yml or *.json in this folder{hint}")
         folder = os.path.realpath(path)
         for each in files:
             real = os.path.realpath(each) if each.is_symlink() else f"{folder}{os.sep}{each.name}"
             yield Path(each), real, False
+
+
+def _is_document(entry: os.DirEntry[str]) -> bool:
+    """Whether it is to be read. A link that leads nowhere, or where we may not go, is: reading it reports it. A folder
+    or a pipe named x.yaml is not a document."""
+    try:
+        return entry.is_file() or not Path(entry).exists()
+    except OSError:
+        return True
 
 
 def is_read(name: str) -> bool:

@@ -46,7 +46,7 @@ def why(path: Path, error: OSError) -> str:
 def _is_removed_outside(path: Path) -> bool:
     """Whether the mount that `path` is in is of something that has been removed."""
     try:
-        lines = MOUNTS.read_text(errors="surrogateescape").splitlines()
+        lines = os.fsdecode(MOUNTS.read_bytes()).split("\n")[:-1]
     except OSError:
         return False
     real = os.path.realpath(path)
@@ -72,7 +72,10 @@ def _who_may(path: Path) -> str:
     closed = next((each for each in reversed(real.parents) if not os.access(each, os.X_OK)), real)
     while not os.path.exists(closed) and closed != closed.parent:  # noqa: PTH110 - which never raises
         closed = closed.parent
-    status = closed.stat()
+    try:
+        status = closed.stat()
+    except OSError:
+        return ""  # it was there a moment ago
     groups = ", ".join(str(group) for group in sorted({os.getegid(), *os.getgroups()}))
     return (
         f": {closed} is of user {status.st_uid} and group {status.st_gid} with mode {status.st_mode & 0o7777:04o}, and"

@@ -91,6 +91,18 @@ def test_what_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
     assert "embedded null" in of_a_null_byte
 
 
+def test_a_link_that_cannot_be_followed_is_a_problem(tmp_path: Path) -> None:
+    """In a folder with others, too: what is beside it is read, and the set refused."""
+    (tmp_path / "a.yaml").write_text("a")
+    (tmp_path / "b.yaml").symlink_to("b.yaml")
+    texts, (problem,) = read(tmp_path)
+    assert texts == ["a"]
+    assert (problem.file, problem.message) == (
+        str(tmp_path / "b.yaml"),
+        "cannot be read: Too many levels of symbolic links",
+    )
+
+
 def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.yaml")
     (tmp_path / "b.yaml").write_text("b")

@@ -58,6 +58,11 @@ class TestNotFollowed:
         mount(monkeypatch, tmp_path, *((root, place.format(real)) for root, place in mounts))
         assert not_followed(nameless) == ""
 
+    def test_mounts_of_strange_names(self, nameless: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Only the end of a line ends it: the kernel escapes that one, and no other separator of Unicode."""
+        mount(monkeypatch, tmp_path, ("/", "/a\rb\x85c\u2028d"), ("/srv/old//deleted", str(nameless.readlink())))
+        assert not_followed(nameless)
+
     def test_without_a_table(self, nameless: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(unreadable, "MOUNTS", tmp_path / "none")
         assert not_followed(nameless) == ""
@@ -93,6 +98,10 @@ class TestWhy:
         folder.mkdir(0o700)
         monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder)
         assert f": {folder} is of user " in why(folder / "tls.key", DENIED)
+
+    def test_a_file_that_is_gone_meanwhile(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os.path, "exists", lambda path: True)
+        assert why(tmp_path / "none", DENIED) == "Permission denied"
 
     def test_a_folder_in_which_nothing_can_be_made(self, tmp_path: Path) -> None:
         assert f": {tmp_path} is of user " in why(tmp_path / "a/b", DENIED)
