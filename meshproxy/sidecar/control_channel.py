@@ -120,18 +120,21 @@ class ControlChannel:
     def _issued(self) -> Credentials | None:
         """The certificate that was issued, if it is valid at this time. Where its folder has been emptied or removed,
         it is in use still, and a join token, which works once, would not be there for another one."""
-        try:
-            credentials = self.files.read()
-        except CertificateError:
-            if self._read_last is None:
-                return None
-            credentials = self._read_last
+        found = None
+        with suppress(CertificateError):
+            found = self.files.read()
+        for credentials in (found, self._read_last):
+            if credentials is not None and self._is_valid(credentials):
+                self._read_last = credentials
+                return credentials
+        return None
+
+    def _is_valid(self, credentials: Credentials) -> bool:
         try:
             read_peer(read_certificates(credentials.certificate_pem)[0], self.trust_domain, self._clock())
         except (PeerRefused, ValueError, IndexError):
-            return None
-        self._read_last = credentials
-        return credentials
+            return False
+        return True
 
     def _trusted(self) -> bytes:
         """The roots that the document names, and those that the control plane sent. Raises CertificateError."""

@@ -130,13 +130,16 @@ class Enrollment:
                 self._renewal.failed(self._clock(), self._jitter())
 
     def _is_lost(self) -> bool:
-        """Whether somebody has removed the certificate from the folder, and no attempt to get another one has failed:
-        without it no restart goes well, and workers cannot be started again."""
-        files = self._channel.files
-        if self._renewal.failures or files.certificate.exists():
+        """Whether the folder has no certificate with its bundle any more that could be used, and no attempt to get
+        another one has failed: without it no restart goes well, and workers cannot be started again."""
+        if self._renewal.failures:
             return False
-        logger.warning("%s is gone: asking for another certificate with the one in use", files.certificate)
-        return True
+        try:
+            own_identity(self._channel.files.read(), self._channel.trust_domain, self._clock())
+        except CertificateError as error:
+            logger.warning("%s: asking for another certificate with the one in use", error.message)
+            return True
+        return False
 
     async def _attempt(self) -> bool:
         """Ask once. False: it failed, which is logged."""

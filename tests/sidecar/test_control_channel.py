@@ -74,6 +74,8 @@ async def test_a_certificate_counts_as_long_as_it_is_valid(channel: ControlChann
     assert channel.credentials() is None
     channel._clock = time.time
     keep(tmp_path, DevelopmentCA.create("n.example").issue("spiffe://n.example/ns/a/sa/b"))
+    assert channel.credentials() == credentials  # that is in use still
+    channel._read_last = None
     assert channel.credentials() is None
     (tmp_path / "kept/identity.pem").write_bytes(b"half of it")
     assert channel.credentials() is None

@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -184,8 +184,16 @@ async def test_it_renews_by_itself(world: World, monkeypatch: pytest.MonkeyPatch
     await asyncio.gather(running, return_exceptions=True)
 
 
+def empty_file(folder: Path) -> None:
+    (folder / "identity.pem").write_bytes(b"")
+
+
+@pytest.mark.parametrize("lose", [shutil.rmtree, lambda folder: (folder / "roots.pem").unlink(), empty_file])
 async def test_a_folder_that_is_removed_gets_another_certificate(
-    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    world: World,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    lose: Callable[[Path], None],
 ) -> None:
     """With the one in use: the join token was used up."""
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
@@ -195,14 +203,40 @@ async def test_a_folder_that_is_removed_gets_another_certificate(
     first = world.serial()
     running = asyncio.create_task(it.run())
     assert it._channel.credentials() is not None
-    shutil.rmtree(world.folder / "sidecar")
+    lose(world.folder / "sidecar")
     async with asyncio.timeout(60):
         while it.issued < 2:
             await asyncio.sleep(0.01)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert world.serial() != first
-    assert sum("is gone" in record.message for record in caplog.records) == 1
+    assert sum("asking for another" in record.message for record in caplog.records) == 1
+
+
+async def test_a_folder_that_may_not_be_searched_ends_nothing(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is a join token shown, which was used up."""
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    world.write_token()
+    it = enrollment(world)
+    await it.join()
+    first = it._channel.credentials()
+    running = asyncio.create_task(it.run())
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "stat", refuse)
+    async with asyncio.timeout(60):
+        while not it.failed and not running.done():
+            await asyncio.sleep(0.01)
+    monkeypatch.undo()
+    assert it._channel.credentials() == first
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
 
 
 @pytest.mark.parametrize(("flags", "why"), [(0, "Permission denied: "), (os.ST_RDONLY, "Read-only file system")])
