@@ -62,9 +62,9 @@ class MeshLimits(limits.Limits, frozen=True):
     request_timeout: Duration | None = None
     """From a request's head to the end of its response. Left out: the client's own deadline, if it sends one."""
     connections: Count | None = None
-    """Concurrent client connections; further ones wait to be accepted. Left out: half of the process's limit of open
-    files (RLIMIT_NOFILE), as each may need another one to the model server; less below 128, of which the sidecar keeps
-    32."""
+    """Concurrent client connections of inbound, and of outbound; further ones wait to be accepted. Left out: half of
+    the process's limit of open files (RLIMIT_NOFILE), as each may need another one to the model server, which both
+    share equally; less below 128, of which the sidecar keeps 32."""
     scan_buffer_bytes: Annotated[Size, Meta(ge=1024)] = 4 << 20
     """Bytes of one gRPC request body that are buffered until it names its model."""
     scan_buffer_total_bytes: Annotated[Size, Meta(ge=1024)] = 64 << 20

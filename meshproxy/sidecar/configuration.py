@@ -64,8 +64,8 @@ class Compiled(msgspec.Struct, frozen=True):
 
     @property
     def max_connections(self) -> int:
-        """Of each direction."""
-        return self.documents.mesh.spec.limits.connections or DOWNSTREAM_CONNECTIONS
+        """Of each direction. Both have one limit of open files."""
+        return self.documents.mesh.spec.limits.connections or max(1, DOWNSTREAM_CONNECTIONS // len(self.snapshots))
 
 
 class Reload(msgspec.Struct, frozen=True):

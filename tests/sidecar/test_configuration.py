@@ -14,7 +14,7 @@ from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.config.telemetry import Telemetry, Traces
 from meshproxy.config.values import Address
 from meshproxy.sidecar import configuration as module
-from meshproxy.sidecar.configuration import Configuration, check_fixed, mentioned
+from meshproxy.sidecar.configuration import Compiled, Configuration, check_fixed, mentioned
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 
 
@@ -34,6 +34,17 @@ def documents(
 
 
 HERE = Address("127.0.0.1", 1)
+
+
+@pytest.mark.parametrize(("directions", "share"), [(("inbound",), 21), (("inbound", "outbound"), 10)])
+def test_both_directions_share_the_descriptors(
+    directions: Sequence[str], share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DOWNSTREAM_CONNECTIONS", 21)
+    snapshots: dict[str, Any] = dict.fromkeys(directions)
+    assert Compiled(documents(), snapshots, None).max_connections == share
+    limited = documents(mesh={"limits": schema.MeshLimits(connections=7)})
+    assert Compiled(limited, snapshots, None).max_connections == 7
 
 
 @pytest.mark.parametrize(
