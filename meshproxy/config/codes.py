@@ -72,7 +72,7 @@ class Code(StrEnum):
     # A running sidecar
     NEEDS_RESTART = "MP0401", Severity.ERROR, "A change that a running sidecar cannot take over. Restart it."
     UNUSABLE_KEYS = "MP0402", Severity.ERROR, "The keys of a token issuer cannot be used."
-    NOT_LOADED = "MP0403", Severity.ERROR, "The process that loads the documents failed."
+    NOT_LOADED = "MP0403", Severity.ERROR, "The system failed to read a file, or the process that loads the documents."
     UNUSABLE_TLS = "MP0404", Severity.ERROR, "The files of `tls` in a `ModelServer` cannot be used."
     # Warnings about policy
     CLAIM = "MP0501", Severity.WARNING, "A claim that no token can have in the demanded form."

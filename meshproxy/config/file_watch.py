@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import inf
 from typing import TYPE_CHECKING
 
 from meshproxy.config.unreadable import not_followed
@@ -19,6 +20,8 @@ PERIOD = 0.5
 mounted volume.)"""
 
 
+AGAIN = 10.0
+"""Seconds until files that could not be used are read again without a change: descriptors may be there again."""
 SHARE = 0.05
 """Of the time that looks may take: of a thousand files they are fewer."""
 
@@ -39,6 +42,8 @@ class FileWatch:
         self._period = period
         self._timer: asyncio.TimerHandle | None = None
         self._changed: Callable[[], None] | None = None
+        self._due = inf
+        """When to call back also without a change."""
         self.seen: dict[Path, tuple[object, ...]] = {}
         self.mark()
 
@@ -46,8 +51,17 @@ class FileWatch:
         """Take the files as they are now for known: for a reader that is about to read them all anyway. Called before
         the read, so that a change during it is noticed. Returns whether anything is different from the last `mark` or
         look."""
+        self._due = inf
+        return self._take()
+
+    def _take(self) -> bool:
         before, self.seen = self.seen, self._now()
         return self.seen != before
+
+    def again(self) -> None:
+        """What was read last could not be used, and may be usable later as it is: call back in `AGAIN` seconds, unless
+        `mark` is called before."""
+        self._due = time.monotonic() + AGAIN
 
     @property
     def is_stale(self) -> bool:
@@ -89,11 +103,13 @@ class FileWatch:
         before = self.seen
         is_different = False
         try:
-            is_different = self.mark()
+            is_different = self._take()
         finally:
             self._schedule(time.thread_time() - begun)
         if is_different:
             self._warn_of_replaced(before)
+        if is_different or time.monotonic() >= self._due:
+            self._due = inf
             self._changed()
 
     def _warn_of_replaced(self, before: dict[Path, tuple[object, ...]]) -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 from meshproxy.config.codes import Code
 from meshproxy.config.problems import Problem
-from meshproxy.config.unreadable import not_followed, why
+from meshproxy.config.unreadable import may_pass, not_followed, why
 
 Paths = Sequence[str | os.PathLike[str]]
 
@@ -82,8 +82,8 @@ def read_files(paths: Paths, problems: list[Problem], read: Callable[[Path], byt
         read: as `read_file`.
     """
 
-    def wrong(path: Path, message: str) -> None:
-        problems.append(Problem(str(path), 0, "", "", message, Code.UNREADABLE))
+    def wrong(path: Path, message: str, code: Code = Code.UNREADABLE) -> None:
+        problems.append(Problem(str(path), 0, "", "", message, code))
 
     sources: list[Source] = []
     seen: set[str] = set()
@@ -98,7 +98,7 @@ def read_files(paths: Paths, problems: list[Problem], read: Callable[[Path], byt
         try:
             content = read(path)
         except OSError as error:
-            wrong(path, f"cannot be read: {why(path, error)}")
+            wrong(path, *_unread(path, error))
             continue
         if stale := not_followed(path):
             wrong(path, stale)
@@ -119,7 +119,14 @@ def read_files(paths: Paths, problems: list[Problem], read: Callable[[Path], byt
     return sources
 
 
-def _expand(paths: Paths, wrong: Callable[[Path, str], None]) -> Iterator[tuple[Path, str, bool]]:
+def _unread(path: Path, error: OSError | ValueError) -> tuple[str, Code]:
+    """What to say of it, and whether that may pass."""
+    if not isinstance(error, OSError):
+        return f"cannot be read: {error}", Code.UNREADABLE
+    return f"cannot be read: {why(path, error)}", Code.NOT_LOADED if may_pass(error) else Code.UNREADABLE
+
+
+def _expand(paths: Paths, wrong: Callable[..., None]) -> Iterator[tuple[Path, str, bool]]:
     """Every file, its real path, and whether it is one of `paths`. No file of a folder costs a system call."""
     for named in paths:
         path = Path(named)
@@ -129,7 +136,7 @@ def _expand(paths: Paths, wrong: Callable[[Path, str], None]) -> Iterator[tuple[
                 continue
             inside = documents_in(path)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            wrong(path, f"cannot be read: {why(path, error) if isinstance(error, OSError) else error}")
+            wrong(path, *_unread(path, error))
             continue
         files = [each for each in inside if _is_document(each)]
         if not files:

@@ -11,11 +11,12 @@ Source: proc_pid_mountinfo(5); the kernel writes "//deleted" behind the root of 
 from __future__ import annotations
 
 import os
-from errno import EACCES, ENOENT
+from errno import EACCES, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM
 from pathlib import Path
 
 MOUNTS = Path("/proc/self/mountinfo")
 _ROOT, _PLACE = 3, 4
+_LASTING = {ENOENT, ENOTDIR, EACCES, EPERM, ELOOP, ENAMETOOLONG, EISDIR}
 _REMOVED = "//deleted"
 _REPLACED = "replaced or removed where it is mounted from, and the mount keeps the old one: "
 _FILE = "mount its folder, not the file alone (in Kubernetes without subPath), and restart the container"
@@ -41,6 +42,12 @@ def why(path: Path, error: OSError) -> str:
     if error.errno == EACCES:
         return f"{text}{_who_may(path)}"
     return text
+
+
+def may_pass(error: OSError) -> bool:
+    """Whether nothing of the file is to blame: without descriptors or memory, or while a server of files is away, it
+    cannot be read, and no change of it tells when it can."""
+    return error.errno not in _LASTING
 
 
 def _is_removed_outside(path: Path) -> bool:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from meshproxy.config.codes import Code
 from meshproxy.config.file_watch import FileWatch
 from meshproxy.config.files import Source, Written, files_of, read_file, read_files
 
@@ -77,6 +78,8 @@ class Files:
         for _ in self._watch.reads():
             found, problems = await asyncio.to_thread(self._read)
             changed |= found
+        if any(problem.code is Code.NOT_LOADED for problem in problems):
+            self._watch.again()
         return changed, problems
 
     def _read(self) -> tuple[dict[str, Source | None], list[Problem]]:

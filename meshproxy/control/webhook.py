@@ -60,6 +60,8 @@ class Webhook:
         self._settings: Settings | None = None
         self._credentials: Credentials | None = None
         self._watch = FileWatch(lambda: injector.files or ())
+        self._problem = ""
+        """Why the files are not in use."""
         self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=CLOSE_SECONDS)
         self.address = ""
 
@@ -70,15 +72,22 @@ class Webhook:
         Raises:
             CertificateError: it cannot be used.
         """
-        pair = credentials
-        if self._injector.files is not None:
-            self._watch.mark()
-            certificate, key = self._injector.files
-            pair = Credentials(read_file(certificate, "certificate")[0], read_file(key, "key")[0], b"")
-        context = _context(pair)
+        self._watch.mark()
+        try:
+            context = _context(self._pair(credentials))
+        except CertificateError:
+            self._watch.again()
+            raise
         self._credentials = credentials
         self._settings = self._injector.sidecars(credentials.bundle_pem.decode())
         self._context = context
+
+    def _pair(self, credentials: Credentials) -> Credentials:
+        """Raises CertificateError."""
+        if self._injector.files is None:
+            return credentials
+        certificate, key = self._injector.files
+        return Credentials(read_file(certificate, "certificate")[0], read_file(key, "key")[0], b"")
 
     async def start(self) -> None:
         """Listen; `present` has been called. Raises OSError."""
@@ -97,16 +106,19 @@ class Webhook:
         await self._runner.cleanup()
 
     def _present_again(self) -> None:
-        """The files have changed."""
+        """The files have changed, or may be of use now."""
         assert self._credentials is not None
         try:
             self.present(self._credentials)
         except CertificateError as error:
-            logger.error(
-                "the webhook's certificate is rejected; keeping the previous one",
-                extra={"fields": {"problem": str(error)}},
-            )
+            if str(error) != self._problem:
+                logger.error(
+                    "the webhook's certificate is rejected; keeping the previous one",
+                    extra={"fields": {"problem": str(error)}},
+                )
+            self._problem = str(error)
         else:
+            self._problem = ""
             logger.info("the webhook's certificate is new")
 
     def _choose(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, first: ssl.SSLContext) -> None:

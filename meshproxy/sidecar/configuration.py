@@ -50,7 +50,8 @@ MOST_PROBLEMS = 100
 PROBLEM_CHARACTERS = 1_000
 RETRY_SECONDS = 10.0
 """Between two attempts while documents are not in use for another reason than what is in them: without descriptors,
-processes or memory they cannot be read, and no change of a file tells when they can."""
+processes or memory neither they nor the certificates that they need can be read, a certificate may not be valid yet,
+and no change of a file tells when they can be used."""
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -201,10 +202,12 @@ class Configuration:
             compiled = self.compile(documents)
             await self._clusters.look_up()
         except ConfigError as error:
-            self._is_to_retry = any(problem.code is Code.NOT_LOADED for problem in error.problems)
+            is_unread = any(problem.code is Code.NOT_LOADED for problem in error.problems)
+            self._is_to_retry = is_unread or self._awaited is not None
             self._reject([str(problem) for problem in error.problems], before)
             return
         except CertificateError as error:
+            self._is_to_retry = True
             self._reject([str(error)], before)
             self._identity.retry_on_change(self.request)
             return

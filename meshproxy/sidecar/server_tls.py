@@ -80,6 +80,7 @@ class ServerTlsContext:
                 fields = {**self._fields, "reason": error.reason, "problem": error.message}
                 logger.error("TLS files of a model server rejected; %s", has_one, extra={"fields": fields})
             self._problem = error.message
+            self._watch.again()
             return False
         self._problem = None
         return True

@@ -85,6 +85,7 @@ class ServiceDiscovery:
             found = endpoints_of(kept, self._settings) if kept is not None and kept.version else None
         except ValueError as error:
             last.fail(f"Service {self._settings.key}: {error}")
+            self._watch.again()
             return
         if found is not None:
             last.take(found)

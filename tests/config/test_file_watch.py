@@ -143,3 +143,19 @@ async def test_looks_that_take_long_are_fewer(tmp_path: Path, monkeypatch: pytes
     assert watch._timer is not None
     assert watch._timer.when() - asyncio.get_running_loop().time() == pytest.approx(2.0 / file_watch.SHARE, abs=1)
     watch.stop()
+
+
+async def test_what_could_not_be_used_is_told_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, without a change; not before it is time, and not if it is read before."""
+    (tmp_path / "a").write_text("1")
+    watched = Counted(tmp_path / "a")
+    watched.watch.again()
+    assert await watched.look() == 0
+    monkeypatch.setattr(file_watch, "AGAIN", 0.0)
+    watched.watch.again()
+    assert await watched.look() == 1
+    assert await watched.look() == 1
+    watched.watch.again()
+    watched.watch.mark()
+    assert await watched.look() == 1
+    watched.watch.stop()

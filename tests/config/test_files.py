@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from meshproxy.config import files
+from meshproxy.config.codes import Code
 from meshproxy.config.files import digest, documents_in, read_files
 from meshproxy.config.problems import Problem
 
@@ -89,6 +91,25 @@ def test_what_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
     # The words are Python's: "embedded null byte" or, since 3.14, "stat: embedded null character in path".
     assert of_a_null_byte.startswith("cannot be read: ")
     assert "embedded null" in of_a_null_byte
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.EMFILE, Code.NOT_LOADED), (errno.ESTALE, Code.NOT_LOADED), (errno.EACCES, Code.UNREADABLE)],
+)
+def test_what_the_file_is_not_to_blame_for_is_no_problem_of_the_file(
+    tmp_path: Path, number: int, code: Code, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.yaml").write_text("a")
+
+    def fail(path: Path) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    problems: list[Problem] = []
+    assert read_files([tmp_path], problems, fail) == []
+    monkeypatch.setattr(os, "scandir", fail)
+    assert read_files([tmp_path], problems) == []
+    assert [problem.code for problem in problems] == [code, code]
 
 
 def test_a_link_that_cannot_be_followed_is_a_problem(tmp_path: Path) -> None:

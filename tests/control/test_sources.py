@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import pwd
 from pathlib import Path
@@ -92,3 +93,32 @@ async def test_a_mixture_of_two_times_is_read_again(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(module, "read_file", read)
     found, _ = await Files([str(tmp_path)]).read()
     assert [source and source.content for source in found.values()] == [b"333", b"333"]
+
+
+async def test_what_the_system_could_not_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A role that is taken away while descriptors are short: no file changes when there are some again."""
+    monkeypatch.setattr("meshproxy.config.file_watch.AGAIN", 0.0)
+    monkeypatch.setattr(module, "PERIOD", 0.01)
+    path = tmp_path / "a.yaml"
+    path.write_text("a")
+    source = Files([str(tmp_path)])
+    changed = asyncio.Event()
+    with monkeypatch.context() as short:
+        short.setattr(module, "read_file", _fail)
+        _, (problem,) = await source.read()
+    assert problem.message == f"cannot be read: {os.strerror(errno.EMFILE)}"
+    source.start(changed.set)
+    async with asyncio.timeout(60):
+        await changed.wait()
+    changed.clear()
+    assert list((await source.read())[0]) == [str(path)]
+    path.unlink()
+    path.mkdir()  # what is wrong with files themselves changes when they do
+    await source.read()
+    source._watch._look()
+    assert not changed.is_set()
+    source.stop()
+
+
+def _fail(path: Path) -> bytes:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))

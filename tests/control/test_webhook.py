@@ -18,6 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshproxy.config.values import Address
+from meshproxy.control import webhook as module
 from meshproxy.control.app import ControlPlane
 from meshproxy.control.authority import Authority, SigningRequest, private_pem
 from meshproxy.control.settings import Settings as ControlSettings
@@ -178,7 +179,18 @@ async def test_a_certificate_of_somebody_else(
     await until(lambda: "keeping the previous one" in caplog.text)
     assert (await ask(webhook, other.bundle_pem.decode(), review()))["allowed"]
     third = Authority.create("third.example", time.time())
-    issue(third)
+    monkeypatch.setattr("meshproxy.config.file_watch.AGAIN", 0.0)
+    tries = []
+
+    def fail(path: Path, what: str) -> Any:  # descriptors are short
+        tries.append(path)
+        raise CertificateError("unreadable", "Too many open files")
+
+    with monkeypatch.context() as short:
+        short.setattr(module, "read_file", fail)
+        issue(third)
+        await until(lambda: len(tries) > 3)
     await until(lambda: "certificate is new" in caplog.text)
+    assert sum("keeping the previous one" in record.message for record in caplog.records) == 2  # empty; short
     assert (await ask(webhook, third.bundle_pem.decode(), review()))["allowed"]
     await webhook.close()

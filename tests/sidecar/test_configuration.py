@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from meshproxy.config.codes import Code
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.config.telemetry import Telemetry, Traces
 from meshproxy.config.values import Address
+from meshproxy.identity.certificates import CertificateError
 from meshproxy.sidecar import configuration as module
 from meshproxy.sidecar.configuration import Compiled, Configuration, check_fixed, mentioned
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
@@ -143,6 +145,44 @@ async def test_what_could_not_be_loaded_is_tried_again_and_told_once(
         await asyncio.sleep(0)
     running.cancel()
     assert len(caplog.records) == 2
+
+
+class Loaded(Unloaded):
+    """A source whose documents can be loaded."""
+
+    async def load(self) -> schema.Documents:
+        return documents()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CertificateError("unreadable", "Too many open files"),
+        ConfigError((Problem("", 0, "", "", "Too many open files", Code.UNUSABLE_TLS),)),
+    ],
+)
+async def test_certificates_that_cannot_be_used_now_are_tried_again(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor is there a change when descriptors are there again, or a certificate becomes valid."""
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
+    made = configuration(Loaded(Code.NOT_LOADED))
+    tries = asyncio.Semaphore(0)
+
+    def fail(documents: schema.Documents) -> None:
+        tries.release()
+        raise error
+
+    monkeypatch.setattr(made, "_clusters", SimpleNamespace(check=fail))
+    monkeypatch.setattr(made, "_identity", SimpleNamespace(retry_on_change=lambda then: None))
+    made.start()
+    running = asyncio.create_task(made.run())
+    async with asyncio.timeout(60):
+        for _ in range(3):
+            await tries.acquire()
+    running.cancel()
+    made._forget_awaited()
+    assert len(caplog.records) == 1
 
 
 async def test_what_is_wrong_with_documents_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

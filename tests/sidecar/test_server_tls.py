@@ -11,6 +11,8 @@ import pytest
 from meshproxy.config import schema, servers
 from meshproxy.config.problems import ConfigError
 from meshproxy.devtools.ca import DevelopmentCA
+from meshproxy.identity.certificates import CertificateError
+from meshproxy.sidecar import server_tls as module
 from meshproxy.sidecar.server_tls import ServerTlsContexts, check_files, tls_files
 from meshproxy.transport.connect_failures import NoCredentials
 from tests.processes.waiting import until
@@ -103,6 +105,32 @@ async def test_new_files_are_used_and_bad_ones_are_not(ca_file: Path, caplog: py
     contexts.build(of())
     contexts.adopt()
     assert contexts._alive == {}
+    contexts.stop()
+
+
+async def test_files_that_could_not_be_read_are_read_again(
+    ca_file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Descriptors were short when they were replaced: nothing changes when there are some again."""
+    monkeypatch.setattr("meshproxy.config.file_watch.AGAIN", 0.0)
+    monkeypatch.setattr("meshproxy.config.file_watch.PERIOD", 0.01)
+    contexts = ServerTlsContexts()
+    contexts.build(of(server("a", grpc(ca_file))))
+    context = contexts.securities(server("a", grpc(ca_file)).spec)["grpc"].context
+    contexts.adopt()
+    first = context()
+    tries = []
+
+    def fail(*arguments: Any) -> Any:
+        tries.append(arguments)
+        raise CertificateError("unreadable", "Too many open files")
+
+    with monkeypatch.context() as short:
+        short.setattr(module, "named_context", fail)
+        ca_file.write_bytes(DevelopmentCA.create("models.example").bundle_pem)
+        await until(lambda: len(tries) > 1)
+    await until(lambda: context() is not first)
+    assert caplog.text.count("keeping the previous ones") == 1
     contexts.stop()
 
 

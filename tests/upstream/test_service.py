@@ -102,6 +102,21 @@ async def test_a_problem_leaves_the_last_good_ones(found: Found) -> None:
     assert "cannot be read" in found.failures[1]
 
 
+async def test_what_could_not_be_read_is_read_again(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Descriptors were short when it was written: it does not change when there are some again."""
+    monkeypatch.setattr("meshproxy.config.file_watch.AGAIN", 0.0)
+    found.write(ONE)
+
+    def fail(path: Path) -> None:
+        raise ValueError("Too many open files")
+
+    with monkeypatch.context() as short:
+        short.setattr(module, "read_kept", fail)
+        found.start()
+    assert (found.told, len(found.failures)) == ([], 1)
+    assert len(await found.until_told(2)) == 1
+
+
 async def test_ports_that_nobody_has(found: Found) -> None:
     other = Found(found.path.parent.parent, Service(namespace="models", name="resnet", sidecar="mesh"))
     other.write(ONE)
