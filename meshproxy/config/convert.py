@@ -232,7 +232,7 @@ def is_struct(kind: inspect.Type) -> type[Struct] | None:
 
 def _hint(name: str, known: list[str]) -> str:
     """What takes the place of a field of another mesh, or else which field is like it."""
-    return of_field(name) or closest(name, known)
+    return of_field(name, known) or closest(name, known)
 
 
 def _value_hint(value: object, known: list[str]) -> str:

@@ -5,6 +5,11 @@ Only names that no kind of ours has are looked up here, so a word of ours is nev
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 ISTIO, LINKERD, ENVOY, KUBERNETES, GATEWAY = "Istio", "Linkerd", "Envoy", "Kubernetes", "the Gateway API"
 FLAGGER, ARGO = "Flagger", "Argo Rollouts"
 
@@ -119,8 +124,6 @@ FIELDS: dict[str, tuple[str, str]] = {
     "requiredAuthenticationRefs": (LINKERD, "`subjects` of a ModelRoleBinding"),
     "unauthenticated": (LINKERD, "`mtls: permissive` of the MeshConfig"),
     "roleRef": (KUBERNETES, "`role: NAME`"),
-    "kind": (KUBERNETES, _SUBJECT),
-    "apiGroup": (KUBERNETES, _SUBJECT),
     "trustDomainAliases": (ISTIO, "`trustDomains` of the MeshConfig"),
     # What is called
     "to": (ISTIO, _CALLS),
@@ -258,6 +261,8 @@ FIELDS: dict[str, tuple[str, str]] = {
     "maxRequestBytes": (ENVOY, "`bodyBytes` of `limits`"),
 }  # fmt: skip
 """Field -> whose word it is, and what takes its place."""
+IN_SUBJECTS = {"kind": (KUBERNETES, _SUBJECT), "apiGroup": (KUBERNETES, _SUBJECT)}
+"""The same for words that mean something else elsewhere."""
 
 VALUES: dict[str, str] = {
     "*": "list what is meant: a later release may add more",
@@ -291,9 +296,9 @@ def of_kind(kind: str) -> str:
     return f": {kind} is a kind of {found[0]}; here it is {found[1]}" if found else ""
 
 
-def of_field(name: str) -> str:
-    """The same for the name of a field."""
-    found = FIELDS.get(name)
+def of_field(name: str, beside: Collection[str]) -> str:
+    """The same for the name of a field, where those `beside` it are ours."""
+    found = (IN_SUBJECTS if {"workload", "token"}.issubset(beside) else {}).get(name) or FIELDS.get(name)
     return f': "{name}" is a word of {found[0]}; here it is {found[1]}' if found else ""
 
 

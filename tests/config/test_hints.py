@@ -34,7 +34,7 @@ def test_what_they_point_at_is_there() -> None:
     """Words in backquotes are fields, or begin one written out; the kinds are ours."""
     ours = set().union(*(fields_of(inspect.type_info(kind)) for kind in schema.KINDS))
     ours |= {"apiVersion", "strict", "permissive", "disabled", "authorization", "x-forwarded-for"}
-    for where, (_, here) in {**hints.FIELDS, **hints.KINDS}.items():
+    for where, (_, here) in {**hints.FIELDS, **hints.IN_SUBJECTS, **hints.KINDS}.items():
         for quoted in here.split("`")[1::2]:
             assert quoted.partition(":")[0] in ours, where
 
@@ -78,6 +78,15 @@ def test_fields(check: Check, kind: str, spec: str, field: str, words: str) -> N
     (found,) = [line for line in said(check(document(kind, "x", spec)), "MP0202") if f": {field}: " in line]
     assert "no such field" in found
     assert words in found
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [("ModelServer", "{service: {kind: Service}}"), ("ModelServer", "{kind: x}"), ("ModelRoute", "{kind: HTTPRoute}")],
+)
+def test_a_kind_that_is_no_subjects_is_no_word_of_rbac(check: Check, kind: str, spec: str) -> None:
+    (found,) = [line for line in said(check(document(kind, "x", spec)), "MP0202") if "kind" in line]
+    assert found.endswith("no such field")
 
 
 @pytest.mark.parametrize("word", ["GET", '"*"', "get"])
