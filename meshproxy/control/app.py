@@ -41,7 +41,7 @@ from meshproxy.control.rollouts import RolloutController
 from meshproxy.control.roots import RootsService
 from meshproxy.control.sources import Files
 from meshproxy.control.status import ControlStatus, WaitingToken, is_local, moment
-from meshproxy.control.store import FolderStore, StoreError
+from meshproxy.control.store import ISSUED_KEYS, FolderStore, StoreError
 from meshproxy.control.taps import TapService
 from meshproxy.control.web_port import web_port
 from meshproxy.control.webhook import Webhook
@@ -95,8 +95,6 @@ HANDSHAKES = 256
 """At once: half a second of work."""
 WRITE_BYTES = 2 << 10
 """Of one write to a sidecar (`ConnectionContext.write_bytes`)."""
-ISSUED_KEYS = "issued-keys"
-"""Beneath the folder."""
 RENEW_AT = 2 / 3
 """Of its own certificate's life."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -19,7 +19,7 @@ from meshproxy.control.authority import Authority
 from meshproxy.control.cluster import FAILURES, http_status, why
 from meshproxy.control.root_rotation import StoredAuthority
 from meshproxy.control.secret_content import Content, data_of, read_content
-from meshproxy.control.store import AuthorityCopy, StoreError
+from meshproxy.control.store import AuthorityCopy, StoreError, say_new_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,7 +120,8 @@ class AuthoritySecret:
 
     async def _create(self, now: float) -> Secret | None:
         """None: another control plane has made it. Raises _Away and StoreError."""
-        authority = await asyncio.to_thread(self._store.find_authority) or Authority.create(self._trust_domain, now)
+        found = await asyncio.to_thread(self._store.find_authority)
+        authority = found or Authority.create(self._trust_domain, now)
         data = {name: text for name, text in data_of(Content(authority)).items() if text is not None}
         secret = Secret(metadata=ObjectMeta(name=self._name), type="kubernetes.io/tls", data=data)
         try:
@@ -129,7 +130,10 @@ class AuthoritySecret:
             if http_status(error) == HTTPStatus.CONFLICT:
                 return None
             raise _Away(why(error, RIGHTS)) from error
-        logger.info("authority stored", extra={"fields": {"secret": self._where, "signs": authority.id}})
+        if found is None:
+            say_new_root(f"the Secret {self._where}", authority)
+        else:
+            logger.info("authority stored", extra={"fields": {"secret": self._where, "signs": authority.id}})
         return made
 
     async def _copy(self, secret: Secret, asked: float) -> None:

@@ -61,7 +61,7 @@ class CurrentAuthority:
         if found is None or found.trust_domain != self._authority.trust_domain:
             raise StoreError(
                 f"{self._store.folder} has no authority of {self._authority.trust_domain} any more: put its files back"
-                " before the next start, which would make a new root that no sidecar trusts"
+                " before the next start, which would be refused, or make a new root that no sidecar trusts"
             )
         return found
 

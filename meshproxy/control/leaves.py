@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 
 from meshproxy.control.leaf import Leaf, is_name
-from meshproxy.control.store import StoreError, read_record
+from meshproxy.control.store import LEAVES, StoreError, read_record
 from meshproxy.identity.private_files import replace_file
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "leaves"
 UNWRITTEN = 100_000
 """Certificates that a control plane remembers while its disk is full."""
 
@@ -88,7 +87,7 @@ class FolderLeaves:
     """One file a certificate, replaced as a whole: several processes may share the folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / FOLDER
+        self.folder = folder / LEAVES
 
     def write(self, leaves: Iterable[Leaf]) -> None:
         """Keep certificates, or what is known of them now. Raises StoreError."""

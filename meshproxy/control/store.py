@@ -5,6 +5,7 @@
     roots.pem            the trusted roots; only below an authority that is not one itself
     join-tokens/         a file for each token that was not used yet, named after its SHA-256
     issued-keys/         a file for each key with a certificate (`issued_keys`)
+    leaves/              a file for each certificate (`leaves`)
     authority-copy.json  the authority of a Secret (`authority_secret`), and is then all that counts
 
 Several processes may share the folder: files appear and disappear as a whole, and a token is used by whoever removes
@@ -14,6 +15,7 @@ its file.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import stat
 from contextlib import contextmanager
@@ -36,13 +38,15 @@ CERTIFICATE, KEY, ROOTS = "authority.pem", "authority-key.pem", "roots.pem"
 ROTATION = "root-rotation.json"
 """Exists while the root is rotated, and is then all that counts: each step replaces it as a whole."""
 COPY = "authority-copy.json"
-JOIN_TOKENS = "join-tokens"
+JOIN_TOKENS, ISSUED_KEYS, LEAVES = "join-tokens", "issued-keys", "leaves"
 LOCK = ".lock"
 """Held while the authority is made or rotated; it stays, empty."""
 TOKENS_KEPT = 10_000
 """Join tokens that may wait to be used."""
 ATTEMPTS = 10
 """To decide anew, because somebody has written meanwhile."""
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Kept = TypeVar("Kept", bound=msgspec.Struct)
@@ -111,6 +115,15 @@ class AuthorityCopy(msgspec.Struct, frozen=True):
         return self.stored.load()
 
 
+def say_new_root(where: str, authority: Authority) -> None:
+    """Nothing in an empty place tells a first start from one after a loss: whoever reads it has to."""
+    logger.warning(
+        "made a new root, as there was none; unless this is the first start of the mesh, stop, and put the old one"
+        " back: no sidecar trusts this one",
+        extra={"fields": {"where": where, "trust_domain": authority.trust_domain, "signs": authority.id}},
+    )
+
+
 class FolderStore:
     """Everything that is kept, in one folder of this host or a volume."""
 
@@ -119,10 +132,11 @@ class FolderStore:
         self._tokens = folder / JOIN_TOKENS
 
     def authority(self, trust_domain: str, now: float) -> Authority:
-        """The authority in the folder, which is created if it does not exist; a new root if there is none.
+        """The authority in the folder, which is created if it does not exist; a new root if there is none, and never
+        was one.
 
         Raises:
-            StoreError: it is incomplete, unreadable, not this trust domain's, or cannot be written.
+            StoreError: it is incomplete, lost, unreadable, not this trust domain's, or cannot be written.
         """
         self._make(self.folder, self._tokens)
         # The certificate is written last: without it, another process may be making the authority, under the lock.
@@ -184,8 +198,19 @@ class FolderStore:
         with self.lock():
             if (existing := self.find_authority()) is not None:
                 return existing
+            self._check_unused()
             self._write((KEY, authority.key_pem, 0o600), (CERTIFICATE, authority.certificate_pem, 0o644))
+        say_new_root(str(self.folder), authority)
         return authority
+
+    def _check_unused(self) -> None:
+        """Raises StoreError if an authority belongs to what is here."""
+        for name in (ROOTS, ISSUED_KEYS, LEAVES):
+            if (self.folder / name).exists():
+                raise StoreError(
+                    f"{self.folder} has {name}, but no longer the authority that it belongs to: put {CERTIFICATE} and"
+                    f" {KEY} back; or use an empty folder, with a new root that no sidecar trusts yet"
+                )
 
     @contextmanager
     def lock(self) -> Iterator[None]:

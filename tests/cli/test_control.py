@@ -126,6 +126,7 @@ def test_it_serves_until_sigterm(tmp_path: Path) -> None:
     ports = ["--listen", "127.0.0.1:0", "--web", "127.0.0.1:0"]
     with subprocess.Popen([*CONTROL, "run", *arguments, *ports], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
+        assert json.loads(process.stderr.readline())["event"].startswith("made a new root")
         line = json.loads(process.stderr.readline())
         assert (line["event"], line["pid"]) == ("listening", process.pid)
         token = run("join-token", "--folder", str(tmp_path / "state"), "--identity", ID)

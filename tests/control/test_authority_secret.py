@@ -60,9 +60,12 @@ async def world(fake: FakeApiServer, tmp_path: Path) -> AsyncIterator[World]:
     await world.client.close()
 
 
-async def test_the_first_start_makes_it_and_others_take_it(world: World) -> None:
+async def test_the_first_start_makes_it_and_others_take_it(world: World, caplog: pytest.LogCaptureFixture) -> None:
     await asyncio.gather(*(world.secret(name).bring(time.time()) for name in "abc"))
     assert len({world.signs(name) for name in "abc"}) == 1
+    assert [(record.message[:15], record.__dict__["fields"]["where"]) for record in caplog.records] == [
+        ("made a new root", "the Secret mesh/authority")
+    ]
     stored = world.server.objects[KEY]
     assert stored["type"] == "kubernetes.io/tls"
     assert base64.b64decode(stored["data"]["ca.crt"]) == world.store().authority("m.example", 0.0).bundle_pem
@@ -71,11 +74,13 @@ async def test_the_first_start_makes_it_and_others_take_it(world: World) -> None
     assert copy.secret == "mesh/authority"
 
 
-async def test_the_authority_of_a_folder_moves_into_the_secret(world: World) -> None:
+async def test_the_authority_of_a_folder_moves_into_the_secret(world: World, caplog: pytest.LogCaptureFixture) -> None:
     made = world.store().authority("m.example", time.time())
+    caplog.clear()
     await world.secret().bring(time.time())
     await world.secret("b").bring(time.time())
     assert world.signs("b") == made.id
+    assert not caplog.records  # no new root
 
 
 async def test_an_authority_below_a_root(world: World) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from meshproxy.control import leaves as module
 from meshproxy.control.leaf import Leaf
-from meshproxy.control.leaves import FOLDER, FolderLeaves, Roll
-from meshproxy.control.store import StoreError
+from meshproxy.control.leaves import FolderLeaves, Roll
+from meshproxy.control.store import LEAVES, StoreError
 from meshproxy.control_api import leaf_name
 from meshproxy.identity.private_files import replace_file
 
@@ -60,7 +60,7 @@ def test_other_files_are_left_alone(kept: FolderLeaves) -> None:
 
 
 def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
-    (tmp_path / FOLDER).touch()
+    (tmp_path / LEAVES).touch()
     kept = FolderLeaves(tmp_path)
     for action in (lambda: kept.write([leaf(1)]), lambda: kept.valid(NOW), lambda: kept.prune(NOW)):
         with pytest.raises(StoreError, match="cannot be"):

@@ -13,8 +13,10 @@ from meshproxy.control.attestation import JoinToken, make_token, redeem_token
 from meshproxy.control.store import (
     ATTEMPTS,
     CERTIFICATE,
+    ISSUED_KEYS,
     JOIN_TOKENS,
     KEY,
+    LEAVES,
     ROOTS,
     Changed,
     FolderStore,
@@ -44,6 +46,22 @@ def test_the_first_start_makes_an_authority(tmp_path: Path) -> None:
     assert store.authority("m.example", NOW + 1).bundle_pem == made.bundle_pem
     assert (found := store.find_authority()) is not None
     assert found.bundle_pem == made.bundle_pem
+
+
+def test_a_new_root_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = FolderStore(tmp_path).authority("m.example", NOW)
+    FolderStore(tmp_path).authority("m.example", NOW)
+    (record,) = caplog.records
+    assert "unless this is the first start of the mesh, stop, and put the old one back" in record.message
+    assert record.__dict__["fields"] == {"where": str(tmp_path), "trust_domain": "m.example", "signs": made.id}
+
+
+@pytest.mark.parametrize("left", [ROOTS, ISSUED_KEYS, LEAVES])
+def test_what_belongs_to_a_lost_authority_is_not_given_a_new_one(tmp_path: Path, left: str) -> None:
+    (tmp_path / left).touch()
+    with pytest.raises(StoreError, match=rf"has {left}, but no longer the authority .* put authority\.pem and"):
+        FolderStore(tmp_path).authority("m.example", NOW)
+    assert not (tmp_path / KEY).exists()
 
 
 def test_two_that_start_at_once_have_one_authority(tmp_path: Path) -> None:
