@@ -137,9 +137,9 @@ class AuthoritySecret:
         return made
 
     async def _copy(self, secret: Secret, asked: float) -> None:
-        """Write the folder if the Secret is another than before. Raises StoreError."""
+        """Write the folder if the Secret is another than before, or the copy is gone. Raises StoreError."""
         version = secret.metadata.resourceVersion if secret.metadata is not None else None
-        if version is None or version != self._version:
+        if version is None or version != self._version or not self._store.has_copy:
             content = read_content(secret.data or {}, f"the Secret {self._where}")
             authority, rotation = content.authority, content.rotation
             if authority.trust_domain != self._trust_domain:

@@ -175,6 +175,11 @@ class FolderStore:
         """The authority that is kept in a Secret; None if the folder is its place. Raises StoreError."""
         return self._read_json(COPY, AuthorityCopy)
 
+    @property
+    def has_copy(self) -> bool:
+        """There is one, whatever is in it."""
+        return (self.folder / COPY).exists()
+
     def save_copy(self, copy: AuthorityCopy) -> None:
         """From now on this is the authority. Raises StoreError."""
         self._make(self.folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import shutil
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -158,6 +159,17 @@ async def test_what_others_write_is_copied(
         world.put(another.chain_pem, another.key_pem, another.bundle_pem)
         await until(lambda: world.signs() == another.id)
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 2  # each is said once
+
+
+async def test_a_copy_that_is_lost_is_written_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PERIOD", 0.01)
+    secret = world.secret()
+    await secret.bring(time.time())
+    before = world.signs()
+    async with running(secret.follow()):
+        shutil.rmtree(world.store().folder)
+        await until(lambda: world.store().find_authority() is not None)
+    assert world.signs() == before
 
 
 async def test_a_copy_is_not_a_place_for_more(world: World) -> None:
