@@ -6,8 +6,6 @@ import time
 from math import inf
 from typing import TYPE_CHECKING
 
-from meshproxy.config.unreadable import not_followed
-
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable, Iterator
@@ -100,41 +98,19 @@ class FileWatch:
     def _look(self) -> None:
         assert self._changed is not None
         begun = time.thread_time()
-        before = self.seen
         is_different = False
         try:
             is_different = self._take()
         finally:
             self._schedule(time.thread_time() - begun)
-        if is_different:
-            self._warn_of_replaced(before)
         if is_different or time.monotonic() >= self._due:
             self._due = inf
             self._changed()
 
-    def _warn_of_replaced(self, before: dict[Path, tuple[object, ...]]) -> None:
-        """Tell of files that will not change here any more, whoever reads them."""
-        nameless = [file for file, state in self.seen.items() if state[-1] is NAMELESS and before.get(file) != state]
-        for file in nameless:
-            tell_not_followed(file)
-
-
-def tell_not_followed(file: Path) -> bool:
-    """Log that a file will not change here any more, if that is so; whether it is."""
-    if problem := not_followed(file):
-        import logging  # not above: see asyncio
-
-        logging.getLogger(__name__).error("%s was %s", file, problem)
-    return bool(problem)
-
-
-NAMELESS = True
-"""The last part of the state of a file without a name: of one that was removed while it is open, or mounted."""
-
 
 def state_of(file: Path) -> tuple[int, ...]:
-    """Another one when the file may have another content, or other readers, or has lost its name (`NAMELESS`). Links
-    are followed. Raises OSError."""
+    """Another one when the file may have another content, or other readers, or has lost its name, as one that is
+    mounted and was replaced outside. Links are followed. Raises OSError."""
     status = file.stat()
     has_no_name = status.st_nlink == 0
     return status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode, status.st_uid, status.st_gid, has_no_name

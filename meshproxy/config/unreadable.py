@@ -21,6 +21,8 @@ _REMOVED = "//deleted"
 _REPLACED = "replaced or removed where it is mounted from, and the mount keeps the old one: "
 _FILE = "mount its folder, not the file alone (in Kubernetes without subPath), and restart the container"
 _FOLDER = "restart the container"
+_told: set[Path] = set()
+"""What is not said again: it stays so until the container is restarted."""
 
 
 def not_followed(path: Path) -> str:
@@ -32,6 +34,15 @@ def not_followed(path: Path) -> str:
     if has_name or not _is_removed_outside(path):
         return ""
     return f"{_REPLACED}{_FOLDER if path.is_dir() else _FILE}"
+
+
+def tell_not_followed(path: Path) -> None:
+    """Log it, once for each file: for who reads the file again and again, and goes on with the old one."""
+    if path not in _told and (problem := not_followed(path)):
+        import logging  # not above: a child that loads documents has no use for it
+
+        _told.add(path)
+        logging.getLogger(__name__).error("%s was %s", path, problem)
 
 
 def why(path: Path, error: OSError) -> str:

@@ -11,7 +11,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meshproxy.config.file_watch import state_of, tell_not_followed
+from meshproxy.config.file_watch import state_of
+from meshproxy.config.unreadable import tell_not_followed
 from meshproxy.control.authority import RequestRefused
 from meshproxy.control.service_accounts import AUDIENCE, LEEWAY, has_expired, judge_claims, read_claims
 from meshproxy.identity.jwk import ALGORITHMS, KEY_SET_BYTES

@@ -21,7 +21,7 @@ from typing import Literal, NoReturn
 
 import msgspec
 
-from meshproxy.config.unreadable import not_followed, why
+from meshproxy.config.unreadable import not_followed, tell_not_followed, why
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.mesh_context import MeshContext
 from meshproxy.identity.peer import PeerRefused, PeerRole, read_peer, read_start
@@ -419,13 +419,15 @@ def _chain(certificate_pem: bytes) -> list[bytes]:
 
 
 def read_file(path: Path, what: str) -> tuple[bytes, int]:
-    """Content and permission bits of a file. Raises CertificateError."""
+    """Content and permission bits of a file. One that will not change any more is told. Raises CertificateError."""
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             content = file.read(FILE_BYTES + 1)
     except OSError as error:
         raise CertificateError("unreadable", f"{what} {path} cannot be read: {why(path, error)}") from None
+    if status.st_nlink == 0:
+        tell_not_followed(path)
     if len(content) > FILE_BYTES:
         raise CertificateError("unreadable", f"{what} {path} is larger than {FILE_BYTES} bytes")
     return content, stat.S_IMODE(status.st_mode)

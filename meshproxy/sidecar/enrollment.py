@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from meshproxy.config.unreadable import why
+from meshproxy.config.unreadable import tell_not_followed, why
 from meshproxy.control_api import ISSUE, IssueRequest, IssueResponse
 from meshproxy.identity.certificates import CertificateError, Credentials, own_identity
 from meshproxy.identity.private_files import replace_file
@@ -255,6 +255,7 @@ class Enrollment:
                 f"there is no valid certificate in {settings.folder} and no token to ask for one: name a file with one"
                 " in spec.controlPlane.joinToken or serviceAccountToken"
             )
+        tell_not_followed(Path(path))
         try:
             return {member: Path(path).read_text("ascii", "replace").strip()}
         except OSError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from meshproxy.codec.events import Headers, RequestHead
+from meshproxy.config.unreadable import tell_not_followed
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.identity.named_context import read_authorities
 from meshproxy.transport.channel import H1Channel, Target, own_connections
@@ -139,6 +140,7 @@ def _hint(status: int, access: Access) -> str:
 
 def _read_token(path: Path) -> bytes:
     """Raises FetchError. Its content never gets into a message."""
+    tell_not_followed(path)
     try:
         with path.open("rb") as file:
             token = file.read(TOKEN_BYTES + 1).strip()

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 from pathlib import Path
 
-from meshproxy.config.file_watch import tell_not_followed
+from meshproxy.config.unreadable import tell_not_followed
 from meshproxy.identity.jose import BOM, load_object
 from meshproxy.identity.jwk import KEY_SET_BYTES
 from meshproxy.identity.keys import IssuerKeys
@@ -45,11 +45,9 @@ def from_url(url: str, access: Access) -> Source:
 
 def from_file(path: Path) -> Source:
     """A key set on disk. Reading it is quicker than handing it to a thread."""
-    is_told = False
 
     async def read() -> bytes:
-        nonlocal is_told
-        is_told = is_told or tell_not_followed(path)
+        tell_not_followed(path)
         with path.open("rb") as file:
             return file.read(KEY_SET_BYTES + 1)
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from meshproxy.config.unreadable import tell_not_followed
 from meshproxy.identity.jws import ALGORITHMS, canonical_name
 from meshproxy.web.permissions import Permission, Role
 
@@ -136,6 +137,7 @@ def is_safe_url(url: str) -> bool:
 
 def _secret(path: Path) -> str:
     """Raises LoginFileError."""
+    tell_not_followed(path)
     try:
         with path.open("rb") as file:
             secret = file.read(SECRET_BYTES + 1).strip()

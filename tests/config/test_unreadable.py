@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshproxy.config import unreadable
-from meshproxy.config.unreadable import not_followed, why
+from meshproxy.config.unreadable import not_followed, tell_not_followed, why
 
 GONE = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 DENIED = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -71,6 +71,21 @@ class TestNotFollowed:
         mount(monkeypatch, tmp_path, ("/srv/old//deleted", str(tmp_path)))
         assert not_followed(tmp_path / "none") == ""
         assert not_followed(tmp_path / "mountinfo") == ""  # it has a name
+
+
+def test_it_is_told_once(
+    tmp_path: Path, nameless: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(unreadable, "_told", set())
+    for _ in range(2):
+        tell_not_followed(nameless)
+        assert not caplog.records  # it is not so yet
+    mount(monkeypatch, tmp_path, ("/", "/"), ("/srv/old//deleted", str(nameless.readlink())))
+    for _ in range(2):
+        tell_not_followed(nameless)
+        tell_not_followed(tmp_path)
+    (record,) = caplog.records
+    assert record.message.startswith(f"{nameless} was replaced or removed where it is mounted from")
 
 
 class TestWhy:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshproxy.config import file_watch
+from meshproxy.config import unreadable
 from meshproxy.control.authority import RequestRefused
 from meshproxy.control.offline_tokens import ClusterKeys, KeysUnusable, OfflineTokens
 from tests.control.pod_tokens import ISSUER, POD, PodTokens
@@ -74,7 +74,7 @@ async def test_keys_that_their_mount_does_not_follow_are_told(
     tokens: PodTokens, keys: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offline = OfflineTokens(ClusterKeys(ISSUER, keys))
-    monkeypatch.setattr(file_watch, "not_followed", lambda path: "replaced outside")
+    monkeypatch.setattr(unreadable, "not_followed", lambda path: "replaced outside")
     keys.write_text(json.dumps(tokens.issuer.jwks(), indent=1))  # the state is another one, as without a name
     for _ in range(2):
         assert await offline.identify(tokens.token()) == POD

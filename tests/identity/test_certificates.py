@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509 import load_der_x509_certificate
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from meshproxy.config import unreadable
 from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
 from meshproxy.identity import certificates
 from meshproxy.identity.certificates import (
@@ -26,6 +27,7 @@ from meshproxy.identity.certificates import (
     OwnIdentity,
     client_context,
     own_identity,
+    read_file,
     self_test,
     server_context,
 )
@@ -344,6 +346,21 @@ def test_files_that_their_mounts_do_not_follow_are_read_and_told(
     read = files.read()
     assert read.not_followed == f"{files.certificate}, {files.key}: replaced"
     assert read.fingerprint == credentials().fingerprint
+
+
+def test_a_file_that_its_mount_does_not_follow_is_told_whoever_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(unreadable, "_told", set())
+    monkeypatch.setattr(unreadable, "not_followed", lambda path: "replaced outside")
+    (path := tmp_path / "ca.pem").write_bytes(b"old")
+    assert read_file(path, "caFile")[0] == b"old"
+    assert not caplog.records
+    with path.open() as file:
+        path.unlink()
+        mounted = Path(f"/proc/self/fd/{file.fileno()}")
+        assert read_file(mounted, "caFile")[0] == b"old"
+    assert [record.message for record in caplog.records] == [f"{mounted} was replaced outside"]
 
 
 def test_certificate_and_key_in_one_file(tmp_path: Path) -> None:

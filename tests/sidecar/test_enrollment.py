@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from meshproxy.config import unreadable
 from meshproxy.config.sidecars import ControlPlane
 from meshproxy.config.values import Address
 from meshproxy.control.app import ControlPlane as ControlProcess
@@ -323,6 +324,16 @@ async def test_a_pod_joins_with_its_service_account_token(world: World, caplog: 
     file.unlink()
     assert await ahead._attempt()
     assert "token-1" not in caplog.text + str([record.__dict__ for record in caplog.records])
+
+
+async def test_a_token_that_its_mount_does_not_follow_is_told(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused, as it was used up, though there is another one outside."""
+    world.write_token()
+    monkeypatch.setattr(unreadable, "not_followed", lambda path: "replaced outside")
+    await enrollment(world).join()
+    assert f"{world.settings.join_token} was replaced outside" in [record.message for record in caplog.records]
 
 
 async def test_another_server_is_refused(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from meshproxy.config import unreadable
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.sidecar import http_get
@@ -297,3 +298,12 @@ async def test_a_token_goes_to_servers_of_the_authority_only(authority: Developm
         with pytest.raises(FetchError, match="over https only"):
             await http_get.fetch(replace(url, is_tls=False), LIMIT, Access(other, file))
     assert heard == []
+
+
+def test_a_token_that_its_mount_does_not_follow_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (path := tmp_path / "token").write_text("t")
+    monkeypatch.setattr(unreadable, "not_followed", lambda path: "replaced outside")
+    assert http_get._read_token(path) == b"t"
+    assert [record.message for record in caplog.records] == [f"{path} was replaced outside"]

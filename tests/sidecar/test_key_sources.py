@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from meshproxy.config import file_watch
+from meshproxy.config import unreadable
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.identity.jwk import KEY_SET_BYTES
@@ -56,7 +56,7 @@ async def test_a_file_that_its_mount_does_not_follow_is_told_once(
     (path := tmp_path / "jwks.json").write_bytes(b"{}")
     read = from_file(path)
     assert await read() == b"{}"
-    monkeypatch.setattr(file_watch, "not_followed", lambda path: "replaced outside")
+    monkeypatch.setattr(unreadable, "not_followed", lambda path: "replaced outside")
     assert [await read(), await read()] == [b"{}", b"{}"]
     assert [record.message for record in caplog.records] == [f"{path} was replaced outside"]
 

@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshproxy.config import unreadable
 from meshproxy.web.login_file import LoginFileError, is_safe_url, read_login_file
 from meshproxy.web.permissions import Permission
 from tests.thorough import tries
@@ -38,6 +39,16 @@ def test_a_good_one(tmp_path: Path) -> None:
     assert "s3cret" not in repr(found)
     local = read_login_file(write(tmp_path, address="http://localhost:18512"))
     assert not local.is_secure
+
+
+def test_a_secret_that_its_mount_does_not_follow_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (secret := tmp_path / "secret").write_text("first")
+    found = read_login_file(write(tmp_path, clientSecretFile=str(secret)))
+    monkeypatch.setattr(unreadable, "not_followed", lambda path: "replaced outside")
+    assert found.current_secret() == "first"
+    assert [record.message for record in caplog.records] == [f"{secret} was replaced outside"]
 
 
 def test_a_secret_that_is_rotated(tmp_path: Path) -> None:
