@@ -85,6 +85,9 @@ logger = logging.getLogger(__name__)
 
 CONNECTIONS = 20_000
 """Sidecars that may be connected at once; further ones wait to be accepted."""
+OWN_DESCRIPTORS = 64
+"""What they leave at least, as strangers may connect, too: 17 are open at rest, and documents, the authority and the
+port of probes take some."""
 CONNECTION_BURST = 10.0
 """Seconds' worth of connections that one address may open at once."""
 TOKENS_SHOWN = 100
@@ -273,7 +276,7 @@ class ControlPlane:
         for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._stopping.set)
         try:
-            allow_descriptors()
+            self.listener.max_connections = most_connections(allow_descriptors())
             await self._records.begin()
             if self._trail is not None:
                 self._trail.start()
@@ -566,8 +569,15 @@ class ControlPlane:
             return [], None, str(error)
 
 
-def allow_descriptors() -> None:
-    """Raise the soft limit of open files to the hard one: each sidecar has one."""
+def allow_descriptors() -> int:
+    """Raise the soft limit of open files to the hard one, which is returned: each sidecar has one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def most_connections(descriptors: int) -> int:
+    """How many sidecars may be connected, with so many descriptors (-1: any number)."""
+    left = descriptors - max(descriptors // 4, OWN_DESCRIPTORS) if descriptors >= 0 else CONNECTIONS
+    return max(1, min(CONNECTIONS, left))

@@ -16,7 +16,7 @@ from lightkube.models.meta_v1 import ObjectMeta
 
 from meshproxy.config.schema import MeshConfig
 from meshproxy.config.values import Address
-from meshproxy.control.app import ControlPlane
+from meshproxy.control.app import CONNECTIONS, ControlPlane, allow_descriptors, most_connections
 from meshproxy.control.attestation import make_token
 from meshproxy.control.authority import RequestRefused
 from meshproxy.control.cluster import connect, connect_blocking
@@ -61,10 +61,19 @@ async def shown_certificate(control: ControlPlane) -> bytes:
     return der
 
 
+@pytest.mark.parametrize(
+    ("descriptors", "connections"),
+    [(1 << 20, CONNECTIONS), (-1, CONNECTIONS), (4_096, 3_072), (128, 64), (64, 1), (0, 1)],
+)
+def test_sidecars_leave_descriptors_to_the_control_plane(descriptors: int, connections: int) -> None:
+    assert most_connections(descriptors) == connections
+
+
 async def test_it_runs_until_it_is_stopped(tmp_path: Path) -> None:
     control = ControlPlane(settings(tmp_path))
     running = asyncio.create_task(control.run())
     await until(lambda: control.listener.address)
+    assert control.listener.max_connections == most_connections(allow_descriptors())
     peer = read_peer(await shown_certificate(control), "m.example", time.time(), PeerRole.SERVER)
     assert peer.spiffe_id == CONTROL
     async with aiohttp.ClientSession(f"http://{control.web_address}") as web:
