@@ -321,10 +321,9 @@ class Listener:
         if (now := self._loop.time()) < self._silent_until:
             return
         self._silent_until = now + SHORTAGE_PERIOD
-        logger.error(
-            "cannot accept on %s: %s; retrying: raise the limit of open files (ulimit -n), or lower limits.connections",
-            *(self.address, os.strerror(number)),
-        )
+        is_ours = number == errno.EMFILE
+        cure = ": raise the limit of open files (ulimit -n), or lower limits.connections" if is_ours else ""
+        logger.error("cannot accept on %s: %s; retrying%s", self.address, os.strerror(number), cure)
 
     def _hold(self) -> None:
         """Leave new connections in the kernel's backlog until those that are being set up are fewer by half."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import os
 import socket
 import ssl
 import struct
@@ -742,13 +743,17 @@ class TestHowMany:
             for _, writer in (*silent, last):
                 await leave(writer)
 
+    @pytest.mark.parametrize(
+        ("number", "end"),
+        [
+            (errno.EMFILE, "; retrying: raise the limit of open files (ulimit -n), or lower limits.connections"),
+            (errno.ENFILE, "Too many open files in system; retrying"),
+        ],
+    )
     async def test_no_descriptors_left_is_waited_out(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, number: int, end: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        refusals = [
-            OSError(errno.EMFILE, "Too many open files"),
-            OSError(errno.ENFILE, "Too many open files in system"),
-        ]
+        refusals = [OSError(number, os.strerror(number))] * 2
         accept = socket.socket.accept
 
         def accept_or_fail(self: socket.socket) -> Any:
@@ -763,7 +768,7 @@ class TestHowMany:
             await leave(writer)
             assert port.counted.limits == ["descriptors"] * 2
         (line,) = (record.message for record in caplog.records if "cannot accept" in record.message)
-        assert line.endswith("; retrying: raise the limit of open files (ulimit -n), or lower limits.connections")
+        assert line.endswith(end)
 
 
 class TestItsEnd:
