@@ -41,6 +41,11 @@ class ConfigError(Exception):
     def __str__(self) -> str:
         return "\n".join(str(problem) for problem in self.problems)
 
+    @property
+    def may_pass(self) -> bool:
+        """Whether they could not be read: the same documents may be good later."""
+        return any(problem.code is Code.NOT_LOADED for problem in self.problems)
+
 
 def closest(word: str, known: Collection[str]) -> str:
     """` (did you mean ...?)` if one of the known words is much like `word`, otherwise nothing."""

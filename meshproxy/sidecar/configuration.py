@@ -202,8 +202,7 @@ class Configuration:
             compiled = self.compile(documents)
             await self._clusters.look_up()
         except ConfigError as error:
-            is_unread = any(problem.code is Code.NOT_LOADED for problem in error.problems)
-            self._is_to_retry = is_unread or self._awaited is not None
+            self._is_to_retry = error.may_pass or self._awaited is not None
             self._reject([str(problem) for problem in error.problems], before)
             return
         except CertificateError as error:
@@ -245,7 +244,7 @@ class Configuration:
         self._metrics.config_in_sync.labels().value = 0
         if before is not None and before.problems == self.last_reload.problems:
             return
-        self._source.refused(problems)
+        self._source.refused(problems, is_to_retry=self._is_to_retry)
         logger.error(
             "configuration rejected; keeping the previous one",
             extra={"fields": {"problems": problems}},

@@ -22,6 +22,7 @@ import msgspec
 from meshproxy import __version__
 from meshproxy.config.child import load_in_child, load_own_in_child
 from meshproxy.config.codes import Code
+from meshproxy.config.file_watch import AGAIN
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.config.schema import Documents
 from meshproxy.control_api import WATCH, DocumentSet, Scope, SidecarReport
@@ -141,6 +142,7 @@ class ControlDocuments:
                 return documents
         logger.info("asking the control plane for documents", extra={"fields": {"control": self._channel.address}})
         changed = asyncio.Event()
+        is_to_retry = False
         self.start(changed.set)
         try:
             while True:
@@ -148,12 +150,13 @@ class ControlDocuments:
                     try:
                         documents = await self.load()
                     except ConfigError as error:
-                        self._refuse([str(problem) for problem in error.problems])
+                        is_to_retry = error.may_pass
+                        self._refuse([str(problem) for problem in error.problems], is_to_retry=is_to_retry)
                     else:
                         self.applied(documents)
                         return documents
-                await changed.wait()
-                changed.clear()
+                await _wait_for(changed, is_to_retry=is_to_retry)
+                is_to_retry = False
         finally:
             self.stop()
 
@@ -217,9 +220,9 @@ class ControlDocuments:
         if loaded is self._in_use:
             self._tell(version=loaded.version)
 
-    def refused(self, problems: Sequence[str]) -> None:
+    def refused(self, problems: Sequence[str], *, is_to_retry: bool = False) -> None:
         """The set that was loaded is not taken; the one before it stays."""
-        loaded = self._decided()
+        loaded = self._loaded if is_to_retry else self._decided()
         if loaded is not None and loaded is not self._in_use:
             self._tell(refused=loaded.version, problems=tuple(problems[:REPORTED_PROBLEMS]))
 
@@ -240,26 +243,30 @@ class ControlDocuments:
             share: gives it to them. Raises OSError.
         """
         changed = asyncio.Event()
+        is_to_retry = False
         self.start(changed.set)
         try:
             while True:
-                await changed.wait()
-                changed.clear()
+                await _wait_for(changed, is_to_retry=is_to_retry)
+                is_to_retry = False
                 try:
                     documents = await self.load()
                     share(documents)
                 except ConfigError as error:
-                    self._refuse([str(problem) for problem in error.problems])
+                    is_to_retry = error.may_pass
+                    self._refuse([str(problem) for problem in error.problems], is_to_retry=is_to_retry)
                 except OSError as error:
-                    self._refuse([f"the workers cannot be given documents: {error}"])
+                    is_to_retry = True
+                    self._refuse([f"the workers cannot be given documents: {error}"], is_to_retry=True)
                 else:
                     self.applied(documents)
         finally:
             self.stop()
 
-    def _refuse(self, problems: Sequence[str]) -> None:
-        logger.error("documents rejected", extra={"fields": {"problems": problems}})
-        self.refused(problems)
+    def _refuse(self, problems: Sequence[str], *, is_to_retry: bool = False) -> None:
+        if not is_to_retry or tuple(problems) != self._report.problems:  # of a retry it is known
+            logger.error("documents rejected", extra={"fields": {"problems": problems}})
+        self.refused(problems, is_to_retry=is_to_retry)
 
     # The folder
 
@@ -355,6 +362,14 @@ async def _take_leave(call: Call) -> None:
     with suppress(ClientError, TimeoutError):
         async with asyncio.timeout(LEAVE_SECONDS):
             await call.done_sending()
+
+
+async def _wait_for(changed: asyncio.Event, *, is_to_retry: bool) -> None:
+    """Until there is a change, which is known then, or it is time to try again."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(AGAIN if is_to_retry else None):
+            await changed.wait()
+    changed.clear()
 
 
 def _version_in(path: Path) -> str:

@@ -45,8 +45,9 @@ class DocumentSource(Protocol):
     def applied(self, documents: Documents) -> None:
         """This set is in use now. Never raises."""
 
-    def refused(self, problems: Sequence[str]) -> None:
-        """What `load` gave last, or could not give, is not taken into use. Never raises."""
+    def refused(self, problems: Sequence[str], *, is_to_retry: bool = False) -> None:
+        """What `load` gave last, or could not give, is not taken into use. Never raises. `is_to_retry`: it is not to
+        blame, and `load` is to give it again."""
 
 
 class FileDocuments:
@@ -78,7 +79,7 @@ class FileDocuments:
     def applied(self, documents: Documents) -> None:
         """Files need no acknowledgement."""
 
-    def refused(self, problems: Sequence[str]) -> None:
+    def refused(self, problems: Sequence[str], *, is_to_retry: bool = False) -> None:
         """The log has the problems."""
 
 
@@ -111,7 +112,7 @@ class SharedDocuments:
     def applied(self, documents: Documents) -> None:
         """The supervisor has acknowledged them."""
 
-    def refused(self, problems: Sequence[str]) -> None:
+    def refused(self, problems: Sequence[str], *, is_to_retry: bool = False) -> None:
         """The log has the problems."""
 
 
@@ -145,5 +146,5 @@ class LastGoodDocuments:
                 extra={"fields": {"problem": str(error)}},
             )
 
-    def refused(self, problems: Sequence[str]) -> None:
-        self._source.refused(problems)
+    def refused(self, problems: Sequence[str], *, is_to_retry: bool = False) -> None:
+        self._source.refused(problems, is_to_retry=is_to_retry)

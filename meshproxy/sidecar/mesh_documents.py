@@ -124,7 +124,7 @@ class MeshDocuments:
                 what was left out may be roles of this one, and without roles everybody may call.
         """
         problems = [
-            Problem("", 0, key, "", item.problem, Code.NOT_LOADED) for key, item in self._items.items() if item.problem
+            Problem("", 0, key, "", item.problem, Code.UNREADABLE) for key, item in self._items.items() if item.problem
         ]
         inbound = sidecar.spec.inbound
         if inbound is not None and self.server not in (None, inbound.server):

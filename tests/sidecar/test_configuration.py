@@ -104,6 +104,7 @@ class Unloaded:
         self.loads = 0
         self.loaded_often = asyncio.Event()
         self.refusals: list[list[str]] = []
+        self.is_to_retry = False
 
     async def load(self) -> schema.Documents:
         self.loads += 1
@@ -118,8 +119,9 @@ class Unloaded:
 
     def applied(self, documents: schema.Documents) -> None: ...
 
-    def refused(self, problems: Sequence[str]) -> None:
+    def refused(self, problems: Sequence[str], *, is_to_retry: bool = False) -> None:
         self.refusals.append(list(problems))
+        self.is_to_retry = is_to_retry
 
 
 def configuration(source: Unloaded) -> Configuration:
@@ -166,7 +168,7 @@ async def test_certificates_that_cannot_be_used_now_are_tried_again(
 ) -> None:
     """Nor is there a change when descriptors are there again, or a certificate becomes valid."""
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
-    made = configuration(Loaded(Code.NOT_LOADED))
+    made = configuration(source := Loaded(Code.NOT_LOADED))
     tries = asyncio.Semaphore(0)
 
     def fail(documents: schema.Documents) -> None:
@@ -183,6 +185,7 @@ async def test_certificates_that_cannot_be_used_now_are_tried_again(
     running.cancel()
     made._forget_awaited()
     assert len(caplog.records) == 1
+    assert source.is_to_retry  # or what is loaded next are the documents before, which are good
 
 
 async def test_what_is_wrong_with_documents_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -404,8 +404,11 @@ async def test_what_is_refused_changes_nothing(world: World) -> None:
         await changed.wait()
     with pytest.raises(Exception, match="no ModelServer") as caught:
         await source.load()
-    source.refused([str(caught.value)])
+    source.refused([str(caught.value)], is_to_retry=True)
     await world.settled(refused=1)
+    with pytest.raises(Exception, match="no ModelServer"):
+        await source.load()  # not those before, which would look as if all were in sync
+    source.refused([str(caught.value)])
     (watcher,) = world.process.distribution.watchers.values()
     assert watcher.version == before
     assert "no ModelServer" in watcher.problems[0]
@@ -482,8 +485,11 @@ async def test_the_stream_is_opened_again(world: World, caplog: pytest.LogCaptur
     await end(task)
 
 
-async def test_a_supervisor_checks_and_shares_each_set(world: World, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_supervisor_checks_and_shares_each_set(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     world.workers = 2
+    monkeypatch.setattr(module, "AGAIN", 0.01)
     world.write_own("s")
     source, _, task = await started(world.link())
     shared: list[str | None] = []
@@ -513,6 +519,11 @@ async def test_a_supervisor_checks_and_shares_each_set(world: World, caplog: pyt
     await world.settled(refused=1)
     assert shared == ["127.0.0.1:8507"]
     assert "8507" in (world.folder / "kept/documents.json").read_text()
+    is_full = False  # no document changes now
+    await world.settled(**{"in-sync": 1})
+    assert shared == ["127.0.0.1:8507", "127.0.0.1:8508"]
+    ours = [record.__dict__.get("fields") for record in caplog.records if record.name == module.logger.name]
+    assert sum("No space left" in str(fields) for fields in ours) == 1
     await end(alone)
     await end(task)
 

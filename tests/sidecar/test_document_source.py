@@ -46,7 +46,7 @@ class FakeSource:
     def applied(self, documents: Documents) -> None:
         self.acknowledged.append(documents)
 
-    def refused(self, problems: Sequence[str]) -> None:
+    def refused(self, problems: Sequence[str], *, is_to_retry: bool = False) -> None:
         self.problems += problems
 
 
