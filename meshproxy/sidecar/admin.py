@@ -24,6 +24,7 @@ them under the name of the attacker's site (DNS rebinding), and a server that fe
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -56,7 +57,15 @@ ANSWER_SECONDS = 30.0
 """How long a client may take to read a response: this port has few connections, and the kubelet needs one."""
 NOT_FOUND = b"not found: expected /livez, /readyz, /metrics, /scaling, /config, /status, /tap, /stat or /drain\n"
 NOTE_ELSEWHERE = "something needs attention: ask from this host, or use meshproxy status"
-ADMIN_CONNECTIONS = 64
+
+
+def share_of_admin(descriptors: int) -> int:
+    """How many clients the admin port has at once, with so many descriptors (-1: any number): they are among those that
+    other clients leave to the sidecar (`clusters.OWN_DESCRIPTORS`), and must leave some, too."""
+    return min(64, max(4, (descriptors - 64) // 15)) if descriptors >= 0 else 64
+
+
+ADMIN_CONNECTIONS = share_of_admin(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 ADMIN_TIMES = Times(head=2.0, idle=5.0)
 """Short, so that clients which hold connections to the admin port do not keep a probe waiting."""
 

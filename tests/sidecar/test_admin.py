@@ -11,7 +11,8 @@ import pytest
 
 from meshproxy.codec.events import Headers, Rejected, RequestHead
 from meshproxy.codec.h2.errors import ErrorCode
-from meshproxy.sidecar.admin import ANSWER_SECONDS, Admin
+from meshproxy.sidecar.admin import ANSWER_SECONDS, Admin, share_of_admin
+from meshproxy.sidecar.clusters import share_out
 from meshproxy.telemetry.exposition import PIECE_LINES
 from meshproxy.telemetry.metric_table import counter, gauge
 from meshproxy.telemetry.metrics import Counter, Gauge, Registry
@@ -463,3 +464,10 @@ def test_calls_are_told_to_this_host_only(ask: Any, process: Process) -> None:
     assert ask(b"/calls", stream=FakeStream("10.0.0.1:5000")).status == 403
     assert ask(b"/calls", authority=b"attacker.example").status == 403
     assert ask(b"/calls", method=b"POST").status == 405
+
+
+@pytest.mark.parametrize(("descriptors", "share"), [(-1, 64), (1_024, 64), (256, 12), (128, 4), (64, 4)])
+def test_its_clients_leave_descriptors_to_the_sidecar(descriptors: int, share: int) -> None:
+    assert share_of_admin(descriptors) == share
+    at_rest = 17
+    assert descriptors < 0 or sum(share_out(descriptors)) + share + at_rest <= descriptors - 8
