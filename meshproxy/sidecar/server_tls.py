@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from meshproxy.config.codes import Code
 from meshproxy.config.file_watch import FileWatch
 from meshproxy.config.problems import ConfigError, Problem
+from meshproxy.config.unreadable import not_followed
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.identity.named_context import NamedTlsFiles, named_context
 from meshproxy.transport.connect_failures import MODEL_SERVER, NoCredentials
@@ -67,7 +68,8 @@ class ServerTlsContext:
         return self._context
 
     def _changed(self) -> None:
-        if self._read():
+        # What a mount does not follow is what it was, which `_read` has told.
+        if self._read() and not any(map(not_followed, self._files.all)):
             logger.info("TLS files of a model server applied", extra={"fields": self._fields})
 
     def _read(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meshproxy.config import schema, servers
+from meshproxy.config import schema, servers, unreadable
 from meshproxy.config.problems import ConfigError
 from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.identity.certificates import CertificateError
@@ -131,6 +131,25 @@ async def test_files_that_could_not_be_read_are_read_again(
         await until(lambda: len(tries) > 1)
     await until(lambda: context() is not first)
     assert caplog.text.count("keeping the previous ones") == 1
+    contexts.stop()
+
+
+async def test_files_that_their_mount_does_not_follow_are_not_applied(
+    ca_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    contexts = ServerTlsContexts()
+    with ca_file.open() as file:
+        mounted = Path(f"/proc/self/fd/{file.fileno()}")
+        contexts.build(of(server("a", grpc(mounted))))
+        contexts.adopt()
+        monkeypatch.setattr(unreadable, "_told", set())
+        for each in (module, unreadable):
+            monkeypatch.setattr(each, "not_followed", lambda path: "replaced outside")
+        ca_file.unlink()  # as when another one is renamed to its name, behind a mount of it
+        (context,) = contexts._alive.values()
+        context._watch._look()
+    assert [record.getMessage() for record in caplog.records] == [f"{mounted} was replaced outside"]
     contexts.stop()
 
 
