@@ -3,6 +3,7 @@ what it does holds up no event loop. Before there is an event loop the child may
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _PART = 1 << 16
+_UNTOLD = -1
+"""The errno of uvloop where a single descriptor or two are free: too few for its pipes."""
 _FOLDER = str(Path(__file__).parents[2])
 """That our package is in."""
 
@@ -38,6 +41,16 @@ class ChildFailed(Exception):
     """The child did not end well. The text says how, in one sentence."""
 
 
+def _not_started(task: Task, error: OSError) -> ChildFailed:
+    """What failed, why, and what to do."""
+    text = str(error)
+    if error.errno == _UNTOLD:
+        text = "the system does not say why, probably for want of free file descriptors"
+    if error.errno in (errno.EMFILE, errno.ENFILE, _UNTOLD):
+        text += ": raise the limit of open files (ulimit -n), or lower limits.connections"
+    return ChildFailed(f"{task.process} cannot be started: {text}")
+
+
 def running(module: str) -> tuple[str, ...]:
     """The command that runs another module of ours, found where ours were: `-m` alone looks in the working directory
     first, where `meshproxy` has not looked, but `python -m` has."""
@@ -55,7 +68,7 @@ async def output_of(task: Task, arguments: Sequence[str] = (), *, seconds: float
             *running(task.module), *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=-1
         )
     except OSError as error:
-        raise ChildFailed(f"{task.process} cannot be started: {error}") from error
+        raise _not_started(task, error) from error
     try:
         async with asyncio.timeout(seconds):
             output, _ = await child.communicate()
@@ -99,7 +112,7 @@ class Fork:
     def output(self, *, seconds: float) -> bytes:
         """Wait until it has ended, as `output_of` does; once. Raises ChildFailed."""
         if self._problem is not None:
-            raise ChildFailed(f"{self._task.process} cannot be started: {self._problem}")
+            raise _not_started(self._task, self._problem)
         output = bytearray()
         end = time.monotonic() + seconds
         waiting = select.poll()

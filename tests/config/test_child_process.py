@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -22,6 +23,24 @@ async def test_arguments_are_passed_on() -> None:
     compiling = Task("py_compile", "the process that compiles", "compiling")
     with pytest.raises(ChildFailed, match="the process that compiles exited with status 1"):
         await output_of(compiling, ["/nowhere.py"], seconds=30.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(24, "Too many open files"), r"started: \[Errno 24\] Too many open files: raise .*\(ulimit -n\)"),
+        # As uvloop 0.23 does with one or two free descriptors.
+        (OSError(-1, "Unknown error -1"), r"started: the system does not say why, probably .* descriptors: raise "),
+        (FileNotFoundError(2, "No such file or directory"), r"started: \[Errno 2\] No such file or directory$"),
+    ],
+)
+async def test_one_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch, error: OSError, says: str) -> None:
+    async def refuse(*arguments: object, **more: object) -> None:
+        raise error
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
+    with pytest.raises(ChildFailed, match=says):
+        await output_of(VERSION, seconds=30.0)
 
 
 async def test_one_that_takes_too_long() -> None:
