@@ -52,7 +52,8 @@ def warn_of_unread(paths: Sequence[str]) -> Iterator[Problem]:
 def _not_read(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
-            found = [Path(each) for each in entries if not is_read(each.name) and each.is_file()]
+            # os.path: it never raises, also for a link that cannot be followed
+            found = [Path(each) for each in entries if not is_read(each.name) and os.path.isfile(each)]  # noqa: PTH113
     except OSError:  # a file, or a folder that is gone
         return []
     return sorted(found)[:FILES]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from meshproxy.config.examine import examine
-from meshproxy.config.unread import why_unread
+from meshproxy.config.unread import warn_of_unread, why_unread
 from tests.config.conftest import codes, document, said
 
 ROLE = document("ModelRole", "r", "{rules: [{models: [m], verbs: [predict]}]}")
@@ -51,6 +51,13 @@ def test_a_file_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "deny").write_text(ROLE)
     (problem,) = (each for each in examine([str(tmp_path)]).problems if each.code == "MP0609")
     assert problem.file == str(tmp_path / "deny")
+
+
+def test_a_link_that_cannot_be_followed_hides_no_other_file(tmp_path: Path) -> None:
+    (tmp_path / "deny").write_text(ROLE)
+    (tmp_path / "loop").symlink_to("loop")
+    (found,) = warn_of_unread([str(tmp_path)])
+    assert found.file == str(tmp_path / "deny")
 
 
 @pytest.mark.parametrize("key", ["roles", ".roles.yaml"])
