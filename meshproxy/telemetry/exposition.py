@@ -39,16 +39,18 @@ NOT_FINITE = {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}
 logger = logging.getLogger(__name__)
 
 _OPENMETRICS, _TEXT = b"application/openmetrics-text", b"text/plain"
+_OLD = re.compile(rb'version="?0\.').match
 _WEIGHT = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?").fullmatch
 
 
 def wants_openmetrics(accept: bytes | None) -> bool:
     """Whether an `accept` field (RFC 9110 section 12.5.1) prefers OpenMetrics to text. Prometheus weighs them by the
-    order of its `scrape_protocols`. Ranges such as `*/*` do not count."""
+    order of its `scrape_protocols`. Ranges such as `*/*` do not count, nor do versions of OpenMetrics before 1.0, as
+    for `prometheus_client`; without a version any is meant."""
     weights = {_OPENMETRICS: 0.0, _TEXT: 0.0}
     for item in (accept or b"").lower().split(b","):
         kind, *parameters = map(bytes.strip, item.split(b";"))
-        if kind in weights:
+        if kind in weights and not (kind == _OPENMETRICS and any(map(_OLD, parameters))):
             weights[kind] = max(weights[kind], min(map(_weight, parameters), default=1.0))
     return weights[_OPENMETRICS] > 0.0 and weights[_OPENMETRICS] >= weights[_TEXT]
 

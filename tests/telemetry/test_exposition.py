@@ -83,6 +83,7 @@ def test_openmetrics_names_counters_without_their_suffix_and_ends() -> None:
         (b"application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.4", True),
         (b"Application/OpenMetrics-Text", True),
         (b"text/plain;version=0.0.4;q=0.6,application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.4", False),
+        (b"application/openmetrics-text;version=0.0.1,*/*;q=0.1", False),
         (b"application/openmetrics-text; q=0", False),
         (b"application/openmetrics-text; q=much, text/plain", False),
         (b"text/plain, application/openmetrics-text; version=0.0.1; q=0.2, application/openmetrics-text", True),
