@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from meshproxy.control.check import Answer
 
 DEFAULT = "127.0.0.1:18512"
-HINT = "name its web port (--control); in a cluster: kubectl -n meshproxy port-forward deploy/meshproxy-control 18512"
+HINT = (
+    "name its web port (--control), or with --login its port of commands, 18513; in a cluster: kubectl -n meshproxy"
+    " port-forward deploy/meshproxy-control 18512 (or 18513)"
+)
 """What to do where no control plane answers."""
 MARKS = ("√", "‼", "×")
 """Of the levels of `control.fleet.Level`, as `linkerd check` has them."""

@@ -87,7 +87,10 @@ def _control(answer: Answer, which: str, software: str) -> Iterator[Finding]:
     answers = f"the control plane answers{which}"
     status = answer.status
     if status is None:
-        hint = "start it (meshproxy control run), or name its web port (--control HOST:PORT)"
+        hint = (
+            "start it (meshproxy control run), or name its web port, with --login its port of commands"
+            " (--control HOST:PORT)"
+        )
         yield Finding(CONTROL, answers, Level.ERROR, answer.problem, hint)
         return
     yield Finding(CONTROL, answers)

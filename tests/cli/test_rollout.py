@@ -83,7 +83,8 @@ def test_one_that_is_not_there(control: Control) -> None:
 def test_no_control_plane() -> None:
     result = run("status", "--control", "127.0.0.1:1")
     assert result.exit_code == 1
-    assert "nothing answers at 127.0.0.1:1: Connection refused; name its web port (--control)" in result.stderr
+    assert "nothing answers at 127.0.0.1:1: Connection refused; name its web port (--control), or" in result.stderr
+    assert "with --login its port of commands, 18513" in result.stderr
 
 
 def test_json(control: Control) -> None:
