@@ -68,6 +68,8 @@ def _rollout(each: Shown) -> RenderableType:
     if status.phase is Phase.PROGRESSING:
         bar.append(f"  step {status.step + 1} of {len(each.weights)}, attempt {status.attempt}, {each.mode}")
     parts: list[RenderableType] = [head, bar, _arms(each)]
+    if status.phase is Phase.PROGRESSING and not each.paused:
+        parts += _nothing_counted(each)
     if status.verdict is not None:
         parts.append(Text(f"last window: {status.verdict.outcome.value}"))
         parts += [Text(f"  - {printable(reason)}") for reason in status.verdict.reasons]
@@ -79,6 +81,23 @@ def _rollout(each: Shown) -> RenderableType:
         parts.append(line)
     parts.append(Text(""))
     return Group(*parts)
+
+
+def _nothing_counted(each: Shown) -> Iterator[Text]:
+    """Why a version that is called has no calls, and when it may have some: sidecars count, and tell at the end of a
+    window only."""
+    arms = zip(("candidate", "stable version"), each.status.evidence.recent(), strict=True)
+    names = " and the ".join(name for name, window in arms if not window.calls)
+    if not names:
+        return
+    left = max(0.0, each.status.window_since + each.interval - time.time())
+    yield Text(f"no calls of the {names} have counted yet; the next window ends in {left:.0f} s")
+    warm_up = each.warm_up
+    if warm_up.calls or warm_up.duration:
+        yield Text(
+            f"  warm-up: at each sidecar neither the first {warm_up.calls:,} calls of a version count, nor those of"
+            f" {warm_up.duration:g} s from the first on"
+        )
 
 
 def _arms(each: Shown) -> Table:

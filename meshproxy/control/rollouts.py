@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from meshproxy.config.rollouts import ModelRollout
+from meshproxy.config.rollouts import ModelRollout, WarmUp
 from meshproxy.rollout.link import RolloutState
 from meshproxy.rollout.steps import CommandRefused, Gate, Phase, RolloutStatus, Steps
 
@@ -69,6 +69,7 @@ class Shown(msgspec.Struct, frozen=True):
     sidecars: int
     """That have reported in the last window."""
     status: RolloutStatus
+    warm_up: WarmUp = WarmUp(0, 0.0)
 
 
 class _Rollout:
@@ -329,6 +330,7 @@ class RolloutController:
                 each.steps.is_paused,
                 each.sidecars,
                 each.steps.status,
+                each.steps.spec.warm_up,
             )
             for name, each in self._items()
         ]

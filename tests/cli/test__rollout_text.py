@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from meshproxy.cli._rollout_text import show, watched
+from meshproxy.config.rollouts import WarmUp
 from meshproxy.control.rollouts import Shown
 from meshproxy.rollout.analysis import Analysis
 from meshproxy.rollout.judge import Judge
@@ -33,6 +36,32 @@ def test_both_versions_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     assert "last window: insufficient" in lines
     assert "- it may be chance" in lines
     assert "1970-01-01 00:00:00Z Started: 25 %" in lines
+
+
+def test_a_warm_up_is_told_where_nothing_has_counted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1_000.0)
+    status = RolloutStatus("r1", 1, Phase.PROGRESSING, 25.0, window_since=958.0)
+    arms = ("half", "half", "version 1", "version 2", (25, 50), 60.0, "sequential")
+    says = (
+        "no calls of the candidate and the stable version have counted yet; the next window ends in 18 s",
+        "warm-up: at each sidecar neither the first 20 calls of a version count, nor those of 10 s from the first on",
+    )
+
+    def text(paused: bool, warm_up: WarmUp) -> str:
+        show([Shown(*arms, paused, 2, status, warm_up)])
+        return " ".join(capsys.readouterr().out.split())
+
+    assert " ".join(says) in text(False, WarmUp())
+    without = text(False, WarmUp(0, 0.0))
+    assert says[0] in without
+    assert "warm-up" not in without
+    assert "have counted" not in text(True, WarmUp())
+    Judge(Analysis(), status.evidence).remember(ArmWindow(), ArmWindow(calls=5))
+    assert "no calls of the candidate have counted yet" in text(False, WarmUp())
+    Judge(Analysis(), status.evidence).remember(ArmWindow(calls=1), ArmWindow(calls=5))
+    assert "have counted" not in text(False, WarmUp())
 
 
 def test_none(capsys: pytest.CaptureFixture[str]) -> None:
