@@ -38,9 +38,9 @@ LARGE_READ = 16_384
 """The output of a read of this size is written at once: batched any further, it would be copied and fill memory."""
 LEAST_READ = 1_024
 """The smallest read, of connections whose reads are expensive."""
-READ_SECONDS = 0.003
-"""Processor time of a read, with what decrypts it, beyond which others go before the next one. Ordinary reads take
-less, also on a slow processor: 256 KiB of a body that is passed on half a millisecond."""
+READ_SECONDS = 0.001
+"""Processor time of a read, with what decrypts it, beyond which others go before the next one: that of a slice of
+HTTP/2. Ordinary reads take less: 256 KiB of a body that is passed on half a millisecond."""
 TWO_RECORDS = 2 * (5 + 16_384 + 256) + 256
 """Encrypted bytes among which a record with data ends, wherever it began (RFC 8446 section 5.2), and what uvloop adds
 when it says how many there are."""

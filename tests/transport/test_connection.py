@@ -367,7 +367,7 @@ class TestReads:
         return reader
 
     def test_who_makes_reads_expensive_gets_smaller_ones_after_others(self, reader: Reader) -> None:
-        reader.cost = 1e-6
+        reader.cost = 1e-7
         assert reader.read(200_000) == READ_BYTES
         assert reader.given_way == 1
         assert reader.read(200_000) * reader.cost == pytest.approx(READ_SECONDS, rel=0.01)
