@@ -26,6 +26,11 @@ class Problem(msgspec.Struct, frozen=True, order=True):
     def severity(self) -> Severity:
         return self.code.severity
 
+    @property
+    def may_pass(self) -> bool:
+        """Whether something could not be read: the same documents may be good later."""
+        return self.code is Code.NOT_LOADED
+
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
         return ": ".join(part for part in (place, self.document, self.field, self.message) if part)
@@ -43,8 +48,8 @@ class ConfigError(Exception):
 
     @property
     def may_pass(self) -> bool:
-        """Whether they could not be read: the same documents may be good later."""
-        return any(problem.code is Code.NOT_LOADED for problem in self.problems)
+        """Whether one of them may (`Problem.may_pass`)."""
+        return any(problem.may_pass for problem in self.problems)
 
 
 def closest(word: str, known: Collection[str]) -> str:

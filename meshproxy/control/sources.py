@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from meshproxy.config.codes import Code
 from meshproxy.config.file_watch import FileWatch
 from meshproxy.config.files import Source, Written, files_of, read_file, read_files
 
@@ -78,7 +77,7 @@ class Files:
         for _ in self._watch.reads():
             found, problems = await asyncio.to_thread(self._read)
             changed |= found
-        if any(problem.code is Code.NOT_LOADED for problem in problems):
+        if any(problem.may_pass for problem in problems):
             self._watch.again()
         return changed, problems
 
