@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from meshproxy.config.codes import Code
-from meshproxy.config.file_watch import FileWatch
+from meshproxy.config.file_watch import AGAIN, FileWatch
 from meshproxy.config.problems import ConfigError, Problem
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.sidecar.clusters import DOWNSTREAM_CONNECTIONS
@@ -48,10 +48,6 @@ logger = logging.getLogger(__name__)
 MOST_PROBLEMS = 100
 """Of rejected documents, that are kept to be shown; the log has all."""
 PROBLEM_CHARACTERS = 1_000
-RETRY_SECONDS = 10.0
-"""Between two attempts while documents are not in use for another reason than what is in them: without descriptors,
-processes or memory neither they nor the certificates that they need can be read, a certificate may not be valid yet,
-and no change of a file tells when they can be used."""
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -127,7 +123,9 @@ class Configuration:
         self._directions: Sequence[Direction] = ()
         self._wanted = asyncio.Event()
         self._is_to_retry = False
-        """The last reload failed for another reason than what is in the documents."""
+        """The last reload failed for another reason than what is in the documents: without descriptors, processes or
+        memory neither they nor the certificates that they need can be read, a certificate may not be valid yet, and no
+        change of a file tells when they can be used. So it is tried again in `AGAIN` seconds."""
         self._awaited: FileWatch | None = None
         """Of TLS files that kept documents out."""
 
@@ -182,7 +180,7 @@ class Configuration:
     async def run(self) -> None:
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(RETRY_SECONDS if self._is_to_retry else None):
+                async with asyncio.timeout(AGAIN if self._is_to_retry else None):
                     await self._wanted.wait()
             is_wanted = self._wanted.is_set()
             self._wanted.clear()

@@ -136,7 +136,7 @@ async def test_what_could_not_be_loaded_is_tried_again_and_told_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without descriptors or memory for a moment: no file changes when there are some again."""
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(module, "AGAIN", 0.0)
     made = configuration(source := Unloaded(Code.NOT_LOADED))
     made.start()
     running = asyncio.create_task(made.run())
@@ -167,7 +167,7 @@ async def test_certificates_that_cannot_be_used_now_are_tried_again(
     error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nor is there a change when descriptors are there again, or a certificate becomes valid."""
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(module, "AGAIN", 0.0)
     made = configuration(source := Loaded(Code.NOT_LOADED))
     tries = asyncio.Semaphore(0)
 
@@ -189,7 +189,7 @@ async def test_certificates_that_cannot_be_used_now_are_tried_again(
 
 
 async def test_what_is_wrong_with_documents_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(module, "AGAIN", 0.0)
     made = configuration(source := Unloaded(Code.UNREADABLE))
     made.start()
     running = asyncio.create_task(made.run())
