@@ -81,6 +81,7 @@ class OverloadWork(Work):
             "capacity_per_second": capacity,
             "given_up": float(crowd.given_up),
             "refused": float(len(crowd.refusals)),
+            "lost": float(crowd.lost),
             "failed_after": float(after.failed),
         }
         figures |= {f"p{share:g}_ms": value * 1e3 for share, value in percentiles(array("d", latencies)).items()}
@@ -99,6 +100,8 @@ class Crowd:
     refusals: list[float] = field(default_factory=list)
     """How long those took from when they were sent that were answered, but not well."""
     given_up: int = 0
+    lost: int = 0
+    """Under way on a connection that the proxy closed; it is not opened again."""
     _free: deque[GrpcSlot] = field(default_factory=deque)
     _waiting: deque[float] = field(default_factory=deque)
     _under_way: dict[GrpcSlot, tuple[float, float]] = field(default_factory=dict)
@@ -106,13 +109,17 @@ class Crowd:
     _begun: float = 0.0
 
     def finished(self, slot: Slot, error: str | None) -> None:
-        due, sent = self._under_way.pop(cast("GrpcSlot", slot))
+        slot = cast("GrpcSlot", slot)
+        due, sent = self._under_way.pop(slot)
         now = time.monotonic()
         if error is None:
             self.answers.append((due - self._begun, now - due))
-        else:
+        elif slot.is_open:
             self.refusals.append(now - sent)
-        self._free.append(cast("GrpcSlot", slot))
+        else:
+            self.lost += 1
+            return
+        self._free.append(slot)
         self._fill(now)
 
     async def play(self, starts: array[float]) -> None:
@@ -151,8 +158,9 @@ class Crowd:
     def _fill(self, now: float) -> None:
         while self._waiting and self._free:
             slot = self._free.popleft()
-            self._under_way[slot] = self._waiting.popleft(), now
-            slot.begin()
+            if slot.is_open:
+                self._under_way[slot] = self._waiting.popleft(), now
+                slot.begin()
 
     def _leave(self, now: float) -> None:
         """Those that have waited for long enough."""

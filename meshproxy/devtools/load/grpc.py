@@ -111,6 +111,11 @@ class GrpcSlot:
         """Of the call under way, or of the last one."""
         self._connection = connection
 
+    @property
+    def is_open(self) -> bool:
+        """Whether its connection is: nothing can begin otherwise."""
+        return self._connection.is_open
+
     def begin(self) -> None:
         self._connection.call(self)
 
