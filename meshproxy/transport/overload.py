@@ -53,7 +53,7 @@ shedding begins much of the time goes into reading what waits."""
 REFILL_SECONDS = 0.02
 """Between two times that the bucket is filled. A few requests among many that are refused have a write and a read of
 the server each, which many in a row share: they take three times as long."""
-OLD = 0.05
+OLD = 0.01
 """Seconds for which a connection has had input left over, from which on what it sends is refused until it has none."""
 LATE = 0.06
 """Seconds by which the event loop may come late to a look: the length of its iterations. Where many connections have

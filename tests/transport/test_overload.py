@@ -193,8 +193,8 @@ def test_some_are_served_although_none_came_before(process: Process) -> None:
 def test_what_has_been_left_over_for_long_is_old(process: Process) -> None:
     process.overloaded()
     assert process.shed() > 0
-    since = process.loop.now
-    process.loop.now += 0.9 * OLD
+    process.loop.now += REFILL_SECONDS
+    since = process.loop.now - 0.9 * OLD
     assert process.admits(since)
     process.loop.now += 0.2 * OLD
     assert not process.admits(since)
