@@ -121,19 +121,27 @@ def failure(*arguments: str) -> str:
     return str(json.loads(refused.stderr.splitlines()[-1])["event"])
 
 
-def test_it_serves_until_sigterm(tmp_path: Path) -> None:
+async def test_it_serves_until_sigterm(tmp_path: Path) -> None:
     arguments = ["--folder", str(tmp_path / "state"), "--trust-domain", "m.example"]
     ports = ["--listen", "127.0.0.1:0", "--web", "127.0.0.1:0"]
-    with subprocess.Popen([*CONTROL, "run", *arguments, *ports], stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        assert json.loads(process.stderr.readline())["event"].startswith("made a new root")
-        line = json.loads(process.stderr.readline())
+    process = await asyncio.create_subprocess_exec(*CONTROL, "run", *arguments, *ports, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(30):
+            assert json.loads(await process.stderr.readline())["event"].startswith("made a new root")
+            line = json.loads(await process.stderr.readline())
         assert (line["event"], line["pid"]) == ("listening", process.pid)
         token = run("join-token", "--folder", str(tmp_path / "state"), "--identity", ID)
         assert token.output.startswith("mpj1-")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
-        assert json.loads(process.stderr.read().splitlines()[-1])["event"] == "stopped"
+        async with asyncio.timeout(10):
+            output = await process.stderr.read()
+            assert await process.wait() == 0
+        assert json.loads(output.splitlines()[-1])["event"] == "stopped"
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     nowhere = tmp_path / "kubeconfig"
     nowhere.write_text("{}")
     assert "cannot start: the cluster cannot be used: " in failure(
