@@ -220,6 +220,9 @@ class _Parser:
             self._at = match.end()
             if match[2] == ")":  # flags for the rest of the group around it
                 self._set_flags(match[1])
+                if self._text[self._at : self._at + 1] in ("*", "+", "?", "{"):
+                    # RE2 repeats what stands before the flags.
+                    raise self._bad(f'"{self._text[self._at]}" repeats flags: write it before them')
                 return Sequence(())
             return self._inner(begin, match[1] or "")
         return self._inner(begin, "")
@@ -290,7 +293,8 @@ class _Parser:
             if match[2] not in _POSIX:
                 raise self._bad(f'there is no class "{match[0]}"')
             self._at = match.end()
-            return _without(_POSIX[match[2]]) if match[1] else _POSIX[match[2]]
+            # `(?i)[[:^upper:]]` is what is no letter in either case: folded first, and then negated.
+            return _without(self._folded(_POSIX[match[2]])) if match[1] else _POSIX[match[2]]
         low = self._class_end()
         if not self._text.startswith("-", self._at) or self._text.startswith("-]", self._at):
             return low

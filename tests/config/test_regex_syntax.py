@@ -26,6 +26,13 @@ def test_classes_are_ranges() -> None:
     assert parse("(?i)[a-c]") == Sequence((Sequence(()), Characters(((97, 99), (65, 67)))))
 
 
+def test_a_negated_class_without_case_has_no_letter_in_either() -> None:
+    for expression in ("(?i:[[:^upper:]])", "(?i:[[:^lower:]])", "(?i:[^[:upper:]])"):
+        tree = parse(expression)
+        assert isinstance(tree, Characters)
+        assert not any(low <= ord(letter) <= high for low, high in tree.ranges for letter in "AZaz")
+
+
 @pytest.mark.parametrize(
     ("expression", "why"),
     [
@@ -42,6 +49,7 @@ def test_classes_are_ranges() -> None:
         ("a{1001}", "at character 2: more than 1,000 repetitions"),
         ("*a", 'at character 1: "*" repeats nothing'),
         ("a|?", 'at character 3: "?" repeats nothing'),
+        ("a(?i)*", 'at character 6: "*" repeats flags'),
         ("\\", "at character 2: the expression ends too early"),
         ("a\\b", 'at character 2: "\\b" is not supported'),
         ("\\pL", 'at character 1: "\\p" is not supported'),
