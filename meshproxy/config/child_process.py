@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
+from meshproxy.config.descriptors import cure
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -43,12 +45,10 @@ class ChildFailed(Exception):
 
 def _not_started(task: Task, error: OSError) -> ChildFailed:
     """What failed, why, and what to do."""
-    text = str(error)
-    if error.errno == _UNTOLD:
-        text = "the system does not say why, probably for want of free file descriptors"
-    if error.errno in (errno.EMFILE, errno.ENFILE, _UNTOLD):
-        text += ": raise the limit of open files (ulimit -n), or lower limits.connections"
-    return ChildFailed(f"{task.process} cannot be started: {text}")
+    number, text = error.errno or 0, str(error)
+    if number == _UNTOLD:
+        number, text = errno.EMFILE, "the system does not say why, probably for want of free file descriptors"
+    return ChildFailed(f"{task.process} cannot be started: {text}{cure(number)}")
 
 
 def running(module: str) -> tuple[str, ...]:

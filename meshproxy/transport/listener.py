@@ -20,6 +20,7 @@ from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.h2.frames import PREFACE
+from meshproxy.config.descriptors import cure
 from meshproxy.transport import certificate_age
 from meshproxy.transport.bound_socket import bind, format_address
 from meshproxy.transport.connection import LARGE_READ, Reading, keep_alive
@@ -321,9 +322,7 @@ class Listener:
         if (now := self._loop.time()) < self._silent_until:
             return
         self._silent_until = now + SHORTAGE_PERIOD
-        is_ours = number == errno.EMFILE
-        cure = ": raise the limit of open files (ulimit -n), or lower limits.connections" if is_ours else ""
-        logger.error("cannot accept on %s: %s; retrying%s", self.address, os.strerror(number), cure)
+        logger.error("cannot accept on %s: %s; retrying%s", self.address, os.strerror(number), cure(number))
 
     def _hold(self) -> None:
         """Leave new connections in the kernel's backlog until those that are being set up are fewer by half."""

@@ -29,6 +29,8 @@ async def test_arguments_are_passed_on() -> None:
     ("error", "says"),
     [
         (OSError(24, "Too many open files"), r"started: \[Errno 24\] Too many open files: raise .*\(ulimit -n\)"),
+        # The system's limit, not ours.
+        (OSError(23, "Too many open files in system"), r"started: \[Errno 23\] Too many open files in system$"),
         # As uvloop 0.23 does with one or two free descriptors.
         (OSError(-1, "Unknown error -1"), r"started: the system does not say why, probably .* descriptors: raise "),
         (FileNotFoundError(2, "No such file or directory"), r"started: \[Errno 2\] No such file or directory$"),
