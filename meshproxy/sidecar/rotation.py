@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from msgspec.structs import replace
 
+from meshproxy.config.file_watch import AGAIN
 from meshproxy.identity.certificates import CertificateError, own_identity
 from meshproxy.sidecar.identity_source import identity_source
 from meshproxy.transport.connect_failures import NoCredentials
@@ -32,9 +33,6 @@ logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 1.0
 """Between two attempts of a worker that is started again and has no certificate to serve with."""
-RETRY_SECONDS = 10.0
-"""Between two attempts while the source has credentials that were rejected: a certificate that is not valid yet by the
-clock of this host becomes valid without any change of the files."""
 
 
 class IdentityRequirements(msgspec.Struct, frozen=True):
@@ -204,10 +202,11 @@ class IdentityRotation:
         self._wanted.set()
 
     async def run(self) -> None:
-        """Rotate whenever the source changes, and every `RETRY_SECONDS` while its credentials are rejected."""
+        """Rotate whenever the source changes, and every `AGAIN` seconds while its credentials are rejected: one that is
+        not valid yet by the clock of this host becomes valid without any change of the files."""
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(RETRY_SECONDS if self._problem is not None else None):
+                async with asyncio.timeout(AGAIN if self._problem is not None else None):
                     await self._wanted.wait()
             has_changed = self._wanted.is_set()
             self._wanted.clear()

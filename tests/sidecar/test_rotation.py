@@ -315,7 +315,7 @@ class TestRotating:
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A clock that lags behind the issuer's: the certificate becomes valid by itself."""
-        monkeypatch.setattr(module, "RETRY_SECONDS", 0.005)
+        monkeypatch.setattr(module, "AGAIN", 0.005)
         rotation = await world.start()
         task = asyncio.ensure_future(rotation.run())
         exchanged, rejected = asyncio.Event(), asyncio.Event()
