@@ -45,6 +45,7 @@ class MeshContext(ssl.SSLContext):
             return chain
         if not chain:
             return self._chains.get(leaf, ())
+        self._chains.pop(leaf, None)  # in the order of the last handshakes
         if len(self._chains) >= KEPT:
             del self._chains[next(iter(self._chains))]
         self._chains[leaf] = chain

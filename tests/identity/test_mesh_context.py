@@ -209,3 +209,16 @@ class TestResumedSessions:
         assert self.identify(resumed) == ID_A
         self.resume(identity, B.issue(ID_B), tmp_path)
         assert self.identify(resumed) == "wrong-authority"
+
+    def test_another_handshake_of_a_leaf_makes_it_the_last_to_be_forgotten(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "KEPT", 3)
+        identity = own(minimum=ssl.TLSVersion.TLSv1_2, b=B.bundle_pem)
+        leaves = [A.issue(ID_A), B.issue(ID_B), A.issue(ID_A)]
+        resumed = [self.resume(identity, leaf, tmp_path)[1] for leaf in leaves]
+        self.resume(identity, leaves[1], tmp_path)
+        assert [self.identify(end) for end in resumed] == [ID_A, ID_B, ID_A]
+        for _ in range(2):
+            self.resume(identity, B.issue(ID_B), tmp_path)
+        assert [self.identify(end) for end in resumed] == ["wrong-authority", ID_B, "wrong-authority"]
