@@ -100,7 +100,7 @@ class Code(StrEnum):
     )  # fmt: skip
     NOT_A_PATTERN = (
         "MP0509", Severity.WARNING,
-        "A regular expression where only `*` and `?` are special, or a glob where nothing is.",
+        "A regular expression where only `*` and `?` are special, a glob where nothing is, or spaces around a header.",
     )  # fmt: skip
     VERSION_OR_LABEL = (
         "MP0510", Severity.WARNING,

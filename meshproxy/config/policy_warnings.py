@@ -107,8 +107,9 @@ def _name_patterns(each: Placed) -> Iterator[Problem]:
 
 
 def _value_patterns(each: Placed) -> Iterator[Problem]:
-    """Claims and headers that are compared with patterns of another kind, so that a `deny` never applies."""
-    for field, subject in subjects(each):
+    """Claims and headers that are compared with what they never are: a `deny` never applies, nor a route's `match`."""
+    matches = items(find(each.node, "spec", "match")) if each.kind == "ModelRoute" else ()
+    for field, subject in (*subjects(each), *((f"spec.match[{index}]", node) for index, node in enumerate(matches))):
         paths = items(find(subject, "token", "claimPaths"))
         demands = [(f"token.claimPaths[{index}]", "", wanted) for index, wanted in enumerate(paths)]
         for place, node in (("token.claims", find(subject, "token", "claims")), ("headers", find(subject, "headers"))):
@@ -116,7 +117,10 @@ def _value_patterns(each: Placed) -> Iterator[Problem]:
                 demands.append((f"{place}.{name}", name, wanted))
         for place, name, wanted in demands:
             for word, text in _texts(wanted) if name not in _SCOPES else ():
-                if (why := _why_no_pattern(word, str(text.value))) is not None:
+                why = _why_no_pattern(word, str(text.value))
+                if place.startswith("headers."):
+                    why = _why_no_header(word, str(text.value)) or why
+                if why is not None:
                     yield each.at(text, f"{field}.{place}", why, Code.NOT_A_PATTERN)
 
 
@@ -159,6 +163,13 @@ def _why_no_pattern(word: str, text: str) -> str | None:
     if word == "exact" and text.find("*") == len(text) - 1:
         instead = f"prefix: {shown(text[:-1])}" if text != "*" else "present: true"
     return f"{shown(text)} is compared as it is written, with the *: write {{{instead}}}"
+
+
+def _why_no_header(word: str, text: str) -> str | None:
+    """White space around a header's value is no part of it."""
+    begins, ends = word in ("exact", "prefix"), word in ("exact", "suffix")
+    is_stripped = (begins and text.startswith(" ")) or (ends and text.endswith(" "))
+    return f"{shown(text)} never matches, since no header's value begins or ends with a space" if is_stripped else None
 
 
 def _at(each: Placed, path: Sequence[int | str]) -> Any:

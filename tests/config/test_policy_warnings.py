@@ -307,6 +307,24 @@ def test_values_that_are_patterns_of_another_kind(check: Check, subject: str, fi
     assert f": write {instead}" in found
 
 
+@pytest.mark.parametrize("value", ['" a"', '"a "', '{exact: " a"}', '{prefix: " a"}', '{suffix: "a "}'])
+def test_headers_with_spaces_that_are_no_part_of_a_value(check: Check, value: str) -> None:
+    subject = f"{{workload: {{namespace: a}}, headers: {{x-tenant: {value}}}}}"
+    (found,) = said(check(*GOOD, binding("b", "readers", subject, "deny")), "MP0509")
+    assert "spec.subjects[0].headers.x-tenant: " in found
+    assert "no header's value begins or ends with a space" in found
+    for good in ("a b", '""', '{prefix: "a "}', '{suffix: " a"}', '{contains: " a "}'):
+        subject = f"{{workload: {{namespace: a}}, headers: {{x-tenant: {good}}}}}"
+        assert said(check(*GOOD, binding("b", "readers", subject, "deny")), "MP0509") == []
+
+
+@pytest.mark.parametrize("value", ['"team-*"', '{regex: "^team-"}', '" a"'])
+def test_headers_of_a_route_that_match_nothing(check: Check, value: str) -> None:
+    matches = f"{{models: [m], match: [{{headers: {{x-a: a}}}}, {{headers: {{x-tenant: {value}}}}}]}}"
+    (found,) = said(check(*GOOD, document("ModelRoute", "t", matches)), "MP0509")
+    assert "spec.match[1].headers.x-tenant: " in found
+
+
 @pytest.mark.parametrize(
     "claims",
     [
