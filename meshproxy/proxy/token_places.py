@@ -32,7 +32,7 @@ class TokenPlaces:
         self._spellings = frozenset(name.translate(SPELLING) for name in headers)
         self._cookies = {name.encode(): place for name, place in cookies.items()}
         names = b"|".join(map(re.escape, self._cookies))
-        self._cookie = re.compile(rb"(?:^|;)[ \t]*(%b)=([^;]*)" % names) if names else None
+        self._cookie = re.compile(rb"(?:^|;)[ \t]*(%b)[ \t]*=([^;]*)" % names) if names else None
 
     def find(self, fields: RequestHeaders) -> RequestHeaders:
         """The fields with the token of such a place as their credential, and without it in what is forwarded. Without

@@ -59,6 +59,7 @@ def test_another_spelling_of_a_place_is_none_and_does_not_go_on() -> None:
         (b"session=a.b.c", b""),
         (b'session="a.b.c"', b""),
         (b"theme=dark; session=a.b.c", b"theme=dark"),
+        (b"theme=dark; session = a.b.c", b"theme=dark"),
         (b"session=a.b.c;theme=dark", b"theme=dark"),
         (b"a=1; session=a.b.c; b=2", b"a=1; b=2"),
     ],
