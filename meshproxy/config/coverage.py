@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshproxy.config.fields import ClaimPattern
 from meshproxy.config.globs import compile_glob, is_literal
+from meshproxy.config.ip_blocks import hold_all
 
 if TYPE_CHECKING:
     from meshproxy.config.fields import Part, Subject, TokenSubject, WorkloadSubject
@@ -109,7 +110,7 @@ def _names_nobody(field: str, value: Any) -> bool:
         case "workload":
             return all(name == "trust_domain" or pattern == "*" for name, pattern in _given(value))
         case "ip_blocks":
-            return any(block.endswith("/0") for block in value)
+            return hold_all(value)
         case _:
             return False
 

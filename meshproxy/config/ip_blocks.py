@@ -50,6 +50,14 @@ def _parse_block(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network
     return block
 
 
+def hold_all(blocks: Sequence[str]) -> bool:
+    """Whether the blocks, which `read_ip_block` has read, leave out no address of IPv4, or none of IPv6."""
+    parsed = [_parse_block(block) for block in blocks]
+    of_4 = ipaddress.collapse_addresses(block for block in parsed if isinstance(block, ipaddress.IPv4Network))
+    of_6 = ipaddress.collapse_addresses(block for block in parsed if isinstance(block, ipaddress.IPv6Network))
+    return any(block.prefixlen == 0 for block in of_4) or any(block.prefixlen == 0 for block in of_6)
+
+
 @lru_cache(maxsize=1_024)
 def address_of(remote: str) -> Address | None:
     """The address in the `HOST:PORT` of a connection's other end; None if it has none."""

@@ -15,6 +15,7 @@ from meshproxy.config.codes import Code
 from meshproxy.config.coverage import covers, is_everyone, role_covers
 from meshproxy.config.fields import claims_of
 from meshproxy.config.globs import compile_glob, is_literal
+from meshproxy.config.ip_blocks import hold_all
 from meshproxy.config.places import find, items
 from meshproxy.config.strangers import is_met, strangers_of
 from meshproxy.config.values import is_whole_version, shown
@@ -216,18 +217,23 @@ def _without_effect(roles: Mapping[str, Placed], bindings: Sequence[Placed]) -> 
 
 
 def _open_to_anybody(bindings: Sequence[Placed], issuers: Mapping[str, tuple[str, Strangers]]) -> Iterator[Problem]:
-    """Subjects that allow whoever sends a header, or does not come from certain addresses, or has any token of one of
-    these issuers."""
+    """Subjects that allow whoever sends a header, or comes from any address or from all but certain ones, or has any
+    token of one of these issuers."""
     for binding in bindings:
         for index, subject in enumerate(binding.document.spec.subjects):
-            named = (subject.workload, subject.token, subject.iam_role, subject.ip_blocks)
+            is_near = bool(subject.ip_blocks) and not hold_all(subject.ip_blocks)
+            named = (subject.workload, subject.token, subject.iam_role, is_near)
             if binding.document.spec.action == "allow" and not any(named):
-                message = "allows anybody who meets a condition that callers choose: name a workload or a token, too"
+                message = (
+                    "allows everybody with IPv4, or with IPv6: name fewer addresses, a workload or a token"
+                    if subject.ip_blocks and not subject.headers and not subject.not_ip_blocks
+                    else "allows anybody who meets a condition that callers choose: name a workload or a token, too"
+                )
                 yield binding.at(
                     _at(binding, ["spec", "subjects", index]), f"spec.subjects[{index}]", message, Code.ANYBODY
                 )
             token = subject.token
-            if binding.document.spec.action != "allow" or token is None or subject.workload or subject.ip_blocks:
+            if binding.document.spec.action != "allow" or token is None or subject.workload or is_near:
                 continue
             url, strangers = issuers.get(token.issuer, ("", None))
             if strangers is not None and all(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproxy.config.ip_blocks import IpBlocks, address_of, read_ip_block
+from meshproxy.config.ip_blocks import IpBlocks, address_of, hold_all, read_ip_block
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,23 @@ def test_the_address_of_a_connection(remote: str, address: str) -> None:
 @pytest.mark.parametrize("remote", ["", ":1", "/run/serving.sock", "localhost:1", "1.2.3:4"])
 def test_a_connection_without_one(remote: str) -> None:
     assert address_of(remote) is None
+
+
+@pytest.mark.parametrize(
+    ("blocks", "all_of_them"),
+    [
+        (["0.0.0.0/0"], True),
+        (["10.0.0.0/8", "::/0"], True),
+        (["::ffff:0:0/96"], True),
+        (["128.0.0.0/2", "192.0.0.0/2", "0.0.0.0/1"], True),
+        (["0.0.0.0/1", "::/1"], False),
+        (["0.0.0.0/1", "128.0.0.0/2"], False),
+        (["0.0.0.0"], False),
+        ([], False),
+    ],
+)
+def test_all_addresses_of_a_family(blocks: list[str], all_of_them: bool) -> None:
+    assert hold_all([read_ip_block(block) for block in blocks]) is all_of_them
 
 
 def test_families_are_apart() -> None:

@@ -52,13 +52,15 @@ def test_an_issuer_of_everybody(check: Check) -> None:
         ", issuers: [{name: google, issuer: 'https://accounts.google.com', audiences: [a], keys: {file: /dev/null}}]"
     )
     good = (google, *GOOD[1:])
-    (found,) = said(check(*good, binding("b", "readers", "{token: {issuer: google}}")), "MP0511")
-    assert "spec.subjects[0].token: allows everybody" in found
+    for subject in ("{token: {issuer: google}}", "{token: {issuer: google}, ipBlocks: [0.0.0.0/0]}"):
+        (found,) = said(check(*good, binding("b", "readers", subject)), "MP0511")
+        assert "spec.subjects[0].token: allows everybody" in found
     for subject, action in (
         ("{token: {issuer: google, claims: {email: a@b.example}}}", "allow"),
         ("{token: {issuer: google, claimPaths: [{path: [email], exact: a@b.example}]}}", "allow"),
         ("{token: {issuer: google, claims: {sub: {present: true}, email: a@b.example}}}", "allow"),
         ("{token: {issuer: google}, workload: {namespace: gateway}}", "allow"),
+        ("{token: {issuer: google}, ipBlocks: [10.0.0.0/8]}", "allow"),
         ("{token: {issuer: google}}", "audit"),
     ):
         assert said(check(*good, binding("b", "readers", subject, action)), "MP0511") == []
@@ -91,8 +93,16 @@ def test_conditions_that_anybody_can_meet(check: Check) -> None:
         "29: ModelRoleBinding/b: spec.subjects[0]",
         "29: ModelRoleBinding/b: spec.subjects[1]",
     ]
+    for blocks in ("0.0.0.0/0", "'::/0', 10.0.0.0/8", "128.0.0.0/1, 0.0.0.0/1"):
+        (line,) = said(check(*GOOD, binding("b", "readers", f"{{ipBlocks: [{blocks}]}}")), "MP0511")
+        assert "spec.subjects[0]: allows everybody with IPv4, or with IPv6" in line
+        (line,) = said(
+            check(*GOOD, binding("b", "readers", f"{{ipBlocks: [{blocks}], headers: {{x-a: b}}}}")), "MP0511"
+        )
+        assert "allows anybody who meets a condition" in line
     for subject in (
         "{headers: {x-a: b}, workload: {namespace: gateway}}",
+        "{ipBlocks: [0.0.0.0/1, '::/1']}",
         "{headers: {x-a: b}, ipBlocks: [10.0.0.1]}",
         "{notIpBlocks: [10.0.0.0/8], token: {issuer: corp, claims: {sub: a}}}",
     ):
