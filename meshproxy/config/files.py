@@ -49,6 +49,8 @@ class Source:
     """A file of this host; otherwise it came from standard input."""
     root: Path | None = None
     """Where relative paths in it start; None: in its own folder."""
+    edition: str = ""
+    """Of an object: which of those that have had this name, and which generation. Another one may say the same."""
     written: Written | None = field(default=None, compare=False)
 
     @property

@@ -65,6 +65,8 @@ class Verdict:
     is_in_force: bool
     reference: Reference | None = None
     """None: it names no Service."""
+    edition: str = ""
+    """Of the object, too (`config.files.Source`). One that was deleted and comes again says nothing yet."""
 
 
 def reference_to(service: Service, found: ServiceEndpoints, *, is_known: bool) -> Reference:

@@ -117,7 +117,15 @@ def read_object(kind: str, shown: Any) -> Source:
     if "spec" in shown:
         kept["spec"] = shown["spec"]
     text = _ODD.sub(_escaped, msgspec.json.encode(kept).decode())
-    return Source(_path(kind, name), text.encode(), is_named=True, is_local=False, root=Path(), written=_written(shown))
+    return Source(
+        _path(kind, name),
+        text.encode(),
+        is_named=True,
+        is_local=False,
+        root=Path(),
+        edition=f"{shown['metadata'].get('uid')}/{shown['metadata'].get('generation')}",
+        written=_written(shown),
+    )
 
 
 def _written(shown: Any) -> Written | None:

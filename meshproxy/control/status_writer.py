@@ -126,7 +126,11 @@ class StatusWriter:
             if name in self._later:
                 continue
             verdict = Verdict(
-                source.content, tuple(problems.get(name, ())), name not in held_back, self._reference_of(name)
+                source.content,
+                tuple(problems.get(name, ())),
+                name not in held_back,
+                self._reference_of(name),
+                source.edition,
             )
             sidecars = Sidecars(concerned[name], updated[name])
             said = self._said.get(name)
@@ -154,7 +158,8 @@ class StatusWriter:
             if error.response.status_code != 404:
                 raise
             return  # it was deleted, of which we shall hear
-        if read_object(kind, shown).content != verdict.content:
+        source = read_object(kind, shown)
+        if (source.content, source.edition) != (verdict.content, verdict.edition):
             return  # likewise
         now = datetime.fromtimestamp(self._clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         before = shown.get("status") or {}

@@ -231,6 +231,7 @@ class FakeApiServer:
         generation = before["metadata"]["generation"] + (before.get("spec") != written.get("spec")) if before else 1
         metadata |= {"name": key[2], "namespace": key[1], "resourceVersion": str(self.version)}
         metadata["generation"] = generation
+        metadata["uid"] = before["metadata"].get("uid") if before else str(self.version)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         metadata["creationTimestamp"] = before["metadata"]["creationTimestamp"] if before else now
         metadata["managedFields"] = [{"manager": "tests", "fieldsV1": {"f:spec": {}}}]

@@ -39,6 +39,9 @@ def test_what_others_say_of_an_object_is_not_kept() -> None:
     assert read(shown(RULES)) == read(shown(RULES, resourceVersion="7", annotations={"a": "b"}))
     assert read(shown(RULES)).name == "ModelRole/r"
     assert read(shown(RULES)) != read(shown({"rules": []}))
+    # It was deleted and made again, or changed and changed back: its status is another one's.
+    assert read(shown(RULES)) != read(shown(RULES, uid="2"))
+    assert read(shown(RULES)) != read(shown(RULES, generation=2))
 
 
 def test_who_changed_an_object_last() -> None:

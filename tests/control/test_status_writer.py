@@ -141,6 +141,27 @@ async def test_a_change_is_told_with_its_generation(world: World) -> None:
     assert world.shown("ModelServer/s")["metadata"]["resourceVersion"] == before
 
 
+async def test_an_object_that_comes_again_as_it_was_is_told(world: World) -> None:
+    """It may go and come between two looks."""
+    await world.writer.look()
+    await world.it.delete("ModelServer", "s")
+    await world.it.become("MeshConfig/m")
+    await world.it.write("ModelServer", "s", SPEC)
+    await world.it.become("MeshConfig/m", "ModelServer/s")
+    assert not world.shown("ModelServer/s")["status"]
+    await world.writer.look()
+    assert world.status("ModelServer/s") == ("True", "Accepted", 1)
+
+
+async def test_an_object_that_is_changed_and_changed_back_is_told_its_generation(world: World) -> None:
+    await world.writer.look()
+    await world.it.write("ModelServer", "s", {"endpoints": [{"rest": "b:2"}]})
+    await world.it.write("ModelServer", "s", SPEC)
+    await until(lambda: world.it.documents.newest["ModelServer/s"].edition.endswith("/3"))
+    await world.writer.look()
+    assert world.status("ModelServer/s") == ("True", "Accepted", 3)
+
+
 async def test_what_somebody_has_changed_meanwhile_is_not_judged(world: World) -> None:
     """The verdict would be about another generation than the one it was made of."""
     key = world.key("ModelServer/s")
