@@ -118,7 +118,6 @@ class Crowd:
             self.refusals.append(now - sent)
         else:
             self.lost += 1
-            return
         self._free.append(slot)
         self._fill(now)
 

@@ -220,10 +220,12 @@ def _open_to_anybody(bindings: Sequence[Placed], issuers: Mapping[str, tuple[str
     """Subjects that allow whoever sends a header, or comes from any address or from all but certain ones, or has any
     token of one of these issuers."""
     for binding in bindings:
+        if binding.document.spec.action != "allow":
+            continue
         for index, subject in enumerate(binding.document.spec.subjects):
             is_near = bool(subject.ip_blocks) and not hold_all(subject.ip_blocks)
             named = (subject.workload, subject.token, subject.iam_role, is_near)
-            if binding.document.spec.action == "allow" and not any(named):
+            if not any(named):
                 message = (
                     "allows everybody with IPv4, or with IPv6: name fewer addresses, a workload or a token"
                     if subject.ip_blocks and not subject.headers and not subject.not_ip_blocks
@@ -233,7 +235,7 @@ def _open_to_anybody(bindings: Sequence[Placed], issuers: Mapping[str, tuple[str
                     _at(binding, ["spec", "subjects", index]), f"spec.subjects[{index}]", message, Code.ANYBODY
                 )
             token = subject.token
-            if binding.document.spec.action != "allow" or token is None or subject.workload or is_near:
+            if token is None or subject.workload or is_near:
                 continue
             url, strangers = issuers.get(token.issuer, ("", None))
             if strangers is not None and all(
