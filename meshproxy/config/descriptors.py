@@ -8,4 +8,6 @@ import errno
 def cure(number: int) -> str:
     """The end of a sentence about a call of the system that failed with this errno; empty if there is no advice. A
     higher limit of this process helps against EMFILE alone: ENFILE is the whole system's limit."""
-    return ": raise the limit of open files (ulimit -n), or lower limits.connections" if number == errno.EMFILE else ""
+    if number != errno.EMFILE:
+        return ""
+    return ": raise the limit of open files (ulimit -n), or lower limits.connections of a sidecar"

@@ -10,6 +10,7 @@ import random
 import resource
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -27,6 +28,7 @@ from meshproxy.control.discovery import EndpointService
 from meshproxy.control.distribution import DocumentService
 from meshproxy.control.documents import MeshDocuments
 from meshproxy.control.endpoints import EndpointTable, NamedServices
+from meshproxy.control.http_port import HttpPort
 from meshproxy.control.issued_keys import IssuedKeys
 from meshproxy.control.leaves import FolderLeaves, Roll
 from meshproxy.control.offline_tokens import OfflineTokens
@@ -49,7 +51,6 @@ from meshproxy.identity.certificates import CertificateError
 from meshproxy.identity.trust_bundles import BundleSource, OtherBundles
 from meshproxy.telemetry.audit_trail import open_trail
 from meshproxy.telemetry.control_metrics import ControlMetrics
-from meshproxy.transport.bound_socket import bind, format_address
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.grpc_server import GrpcServer
 from meshproxy.transport.listener import Listener, Security
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from msgspec import Raw
 
     from meshproxy.config.sent import SentKind
+    from meshproxy.config.values import Address
     from meshproxy.control.attestation import JoinToken, PodTokens, TokenStore
     from meshproxy.control.authority import Authority
     from meshproxy.control.authority_secret import AuthoritySecret
@@ -88,6 +90,10 @@ CONNECTIONS = 20_000
 OWN_DESCRIPTORS = 64
 """What they leave at least, as strangers may connect, too: 17 are open at rest, and documents, the authority and the
 port of probes take some."""
+PAGE_CONNECTIONS = 256
+"""At the web port at once, and at that of commands: a hundred may be open pages (`web.events`)."""
+FEW_CLIENTS = 8
+"""At each port, however few descriptors there are."""
 CONNECTION_BURST = 10.0
 """Seconds' worth of connections that one address may open at once."""
 TOKENS_SHOWN = 100
@@ -260,10 +266,11 @@ class ControlPlane:
         self._connections = Paces(rate, rate * CONNECTION_BURST)
         self.webhook: Webhook | None = None
         if settings.injector is not None:
-            self.webhook = Webhook(settings.injector, self._reviewed)
+            self.webhook = Webhook(settings.injector, self._reviewed, partial(self._exceeded, "webhook"))
             self.webhook.present(self._own.for_webhook(settings.injector.names))
         self._bundle_keeper = self._keep_bundle()
         self.authority.changed = self._change_authority
+        self._page_connections = PAGE_CONNECTIONS
         self.web_address = self.commands_address = ""
 
     async def run(self) -> None:
@@ -276,7 +283,11 @@ class ControlPlane:
         for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._stopping.set)
         try:
-            self.listener.max_connections = most_connections(allow_descriptors())
+            descriptors = allow_descriptors()
+            self.listener.max_connections = most_connections(descriptors)
+            self._page_connections = most_clients(descriptors, PAGE_CONNECTIONS)
+            if self.webhook is not None:
+                self.webhook.connections = most_clients(descriptors, self.webhook.connections)
             await self._records.begin()
             if self._trail is not None:
                 self._trail.start()
@@ -318,8 +329,9 @@ class ControlPlane:
             self._audit,
             (lambda: self.commands_address) if self._settings.commands is not None else None,
         )
-        runner = web.AppRunner(pages, access_log=None)
+        runner = web.AppRunner(pages)
         await runner.setup()
+        ports: list[HttpPort] = []
         tasks = [
             self._loop.create_task(self._keep_renewing()),
             self._loop.create_task(self.authority.follow()),
@@ -341,11 +353,11 @@ class ControlPlane:
             tasks.append(self._loop.create_task(self._services.run()))
         working = asyncio.gather(*tasks)
         try:
-            await web.SockSite(runner, bind(self._settings.web.host, self._settings.web.port)).start()
-            self.web_address = format_address(runner.addresses[0])
-            if (commands := self._settings.commands) is not None:
-                await web.SockSite(runner, bind(commands.host, commands.port)).start()
-                self.commands_address = format_address(runner.addresses[1])
+            ports.append(self._open("web", runner, self._settings.web))
+            self.web_address = ports[0].address
+            if self._settings.commands is not None:
+                ports.append(self._open("commands", runner, self._settings.commands))
+                self.commands_address = ports[1].address
             self.listener.listen(self._settings.listen.host, self._settings.listen.port)
             self._reaper.start()
             self._watch.start(self._show_new)
@@ -373,7 +385,15 @@ class ControlPlane:
             await self.server.close()
             await self.listener.close()
             self._reaper.stop()
+            for port in ports:
+                port.stop()
             await runner.cleanup()
+
+    def _open(self, name: str, runner: web.AppRunner, listen: Address) -> HttpPort:
+        """Raises OSError."""
+        port = HttpPort(name, runner, listen, self._page_connections, partial(self._exceeded, name))
+        port.start()
+        return port
 
     def _open_trail(self) -> AuditWriter | None:
         """The audit trail. Raises StoreError."""
@@ -498,7 +518,10 @@ class ControlPlane:
         self.metrics.open_connections.labels("control", info.protocol).value -= 1
 
     def limit(self, name: str) -> None:
-        self.metrics.limits_exceeded.labels("control", name).value += 1
+        self._exceeded("control", name)
+
+    def _exceeded(self, port: str, name: str) -> None:
+        self.metrics.limits_exceeded.labels(port, name).value += 1
 
     def _reviewed(self, outcome: Outcome) -> None:
         self.metrics.injections.labels(outcome).value += 1
@@ -581,3 +604,9 @@ def most_connections(descriptors: int) -> int:
     """How many sidecars may be connected, with so many descriptors (-1: any number)."""
     left = descriptors - max(descriptors // 4, OWN_DESCRIPTORS) if descriptors >= 0 else CONNECTIONS
     return max(1, min(CONNECTIONS, left))
+
+
+def most_clients(descriptors: int, most: int) -> int:
+    """How many of `most` may be connected to a port of pages or to the webhook, with so many descriptors (-1: any
+    number): three ports leave some of what the sidecars do."""
+    return max(FEW_CLIENTS, min(most, descriptors // 16)) if descriptors >= 0 else most

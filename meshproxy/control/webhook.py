@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from meshproxy.config.file_watch import FileWatch
+from meshproxy.control.http_port import HttpPort
 from meshproxy.identity.certificates import TLS_1_2_CIPHERS, CertificateError, Credentials, load_pair, read_file
 from meshproxy.injection.admission import BYTES, Outcome, Verdict, decide, too_large
-from meshproxy.transport.bound_socket import bind, format_address
+from meshproxy.proxy.byte_budget import ByteBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +27,12 @@ logger = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 5.0
 """For reviews that are being answered when it stops."""
+CONNECTIONS = 1_000
+"""At once. The API server has one for each review that it waits for."""
+READ_SECONDS = 10.0
+"""For the body of a review."""
+READ_BYTES = 64 << 20
+"""Of all reviews that are being read; beyond that the one that began first is cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +56,27 @@ class Webhook:
     Args:
         injector: of the operator.
         count: is told what became of each review.
+        exceeded: is told the name of a limit that a client has exceeded.
 
     Attributes:
+        connections: how many it holds at most, before it listens.
         address: where it listens; empty before it does.
     """
 
-    def __init__(self, injector: Injector, count: Callable[[Outcome], None]) -> None:
+    def __init__(self, injector: Injector, count: Callable[[Outcome], None], exceeded: Callable[[str], None]) -> None:
         self._injector = injector
         self._count = count
+        self._exceeded = exceeded
+        self.connections = CONNECTIONS
         self._context: ssl.SSLContext | None = None
         self._settings: Settings | None = None
         self._credentials: Credentials | None = None
         self._watch = FileWatch(lambda: injector.files or ())
         self._problem = ""
         """Why the files are not in use."""
-        self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=CLOSE_SECONDS)
+        self._runner = web.AppRunner(self._application(), shutdown_timeout=CLOSE_SECONDS)
+        self._port: HttpPort | None = None
+        self._bodies = ByteBudget()
         self.address = ""
 
     def present(self, credentials: Credentials) -> None:
@@ -96,13 +110,16 @@ class Webhook:
         first = self._context
         first.sni_callback = self._choose
         await self._runner.setup()
-        await web.SockSite(self._runner, bind(listen.host, listen.port), ssl_context=first).start()
-        self.address = format_address(self._runner.addresses[0])
+        self._port = HttpPort("webhook", self._runner, listen, self.connections, self._exceeded, first)
+        self._port.start()
+        self.address = self._port.address
         self._watch.start(self._present_again)
 
     async def close(self) -> None:
         """Answer what has been asked, and stop."""
         self._watch.stop()
+        if self._port is not None:
+            self._port.stop()
         await self._runner.cleanup()
 
     def _present_again(self) -> None:
@@ -128,11 +145,38 @@ class Webhook:
     async def _review(self, request: web.Request) -> web.Response:
         assert self._settings is not None
         try:
-            verdict = decide(await request.read(), self._settings)
+            verdict = decide(await self._read(request), self._settings)
         except web.HTTPRequestEntityTooLarge:
             verdict = too_large()
         self._tell(verdict)
         return web.Response(body=verdict.body, content_type="application/json")
+
+    async def _read(self, request: web.Request) -> bytes:
+        """The body.
+
+        Raises:
+            HTTPRequestEntityTooLarge, HTTPRequestTimeout
+            HTTPBadRequest: the client has left, or was cut; nobody reads it.
+        """
+        body = bytearray()
+        reading = _Reading(request, self._exceeded)
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                async for data in request.content.iter_any():
+                    body += data
+                    if len(body) > BYTES:
+                        raise web.HTTPRequestEntityTooLarge(BYTES, len(body))
+                    self._bodies.take(reading, len(data), READ_BYTES)
+        except TimeoutError:
+            self._exceeded("review_time")
+            raise web.HTTPRequestTimeout(text=f"the body did not come within {READ_SECONDS:g} s\n") from None
+        except ConnectionError:
+            raise web.HTTPBadRequest from None  # not an error with a traceback for each that leaves
+        else:
+            return bytes(body)
+        finally:
+            self._bodies.release(reading)
+            body.clear()  # aiohttp keeps the error of a client that has left, and so this frame
 
     def _tell(self, verdict: Verdict) -> None:
         self._count(verdict.outcome)
@@ -144,10 +188,23 @@ class Webhook:
         )
 
     def _application(self) -> web.Application:
-        application = web.Application(client_max_size=BYTES)
+        application = web.Application()
         # Whatever the path: the text of a 404 would not reach the user.
         application.add_routes([web.post("/{path:.*}", self._review)])
         return application
+
+
+class _Reading:
+    """`byte_budget.Evictable`: a review whose body comes."""
+
+    def __init__(self, request: web.Request, exceeded: Callable[[str], None]) -> None:
+        self._request = request
+        self._exceeded = exceeded
+
+    def evicted(self) -> None:
+        self._exceeded("review_bytes")
+        if self._request.transport is not None:
+            self._request.transport.abort()
 
 
 def _context(credentials: Credentials) -> ssl.SSLContext:

@@ -16,7 +16,7 @@ from lightkube.models.meta_v1 import ObjectMeta
 
 from meshproxy.config.schema import MeshConfig
 from meshproxy.config.values import Address
-from meshproxy.control.app import CONNECTIONS, ControlPlane, allow_descriptors, most_connections
+from meshproxy.control.app import CONNECTIONS, ControlPlane, allow_descriptors, most_clients, most_connections
 from meshproxy.control.attestation import make_token
 from meshproxy.control.authority import RequestRefused
 from meshproxy.control.cluster import connect, connect_blocking
@@ -67,6 +67,11 @@ async def shown_certificate(control: ControlPlane) -> bytes:
 )
 def test_sidecars_leave_descriptors_to_the_control_plane(descriptors: int, connections: int) -> None:
     assert most_connections(descriptors) == connections
+
+
+@pytest.mark.parametrize(("descriptors", "clients"), [(1 << 20, 256), (-1, 256), (1_024, 64), (64, 8)])
+def test_clients_of_pages_leave_descriptors_to_sidecars(descriptors: int, clients: int) -> None:
+    assert most_clients(descriptors, 256) == clients
 
 
 async def test_it_runs_until_it_is_stopped(tmp_path: Path) -> None:

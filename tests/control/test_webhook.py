@@ -63,9 +63,12 @@ class Served:
 
     def __init__(self) -> None:
         self.counted: Counter[Outcome] = Counter()
+        self.exceeded: list[str] = []
         self.authority = Authority.create("m.example", time.time())
         self.webhook = Webhook(
-            Injector(Address("127.0.0.1", 0), (NAME,), sidecars), lambda outcome: self.counted.update([outcome])
+            Injector(Address("127.0.0.1", 0), (NAME,), sidecars),
+            lambda outcome: self.counted.update([outcome]),
+            self.exceeded.append,
         )
         self.webhook.present(credentials(self.authority))
 
@@ -95,6 +98,42 @@ async def test_whatever_comes_is_answered_with_a_review(served: Served, body: by
     assert served.counted == {Outcome.UNREADABLE: 1}
 
 
+async def begin(served: Served, body: bytes, size: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A review of which only this much comes."""
+    context = ssl.create_default_context(cadata=served.authority.bundle_pem.decode())
+    host, _, port = served.webhook.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname=NAME)
+    writer.write(b"POST /inject HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%b" % (size, body))
+    await writer.drain()
+    return reader, writer
+
+
+async def test_a_body_that_does_not_come_is_waited_for_a_while(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "READ_SECONDS", 0.05)
+    reader, writer = await begin(served, b"{", 2)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+    writer.close()
+    assert (served.exceeded, served.counted, served.webhook._bodies.total) == (["review_time"], {}, 0)
+
+
+async def test_all_bodies_together_are_bounded(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "READ_BYTES", 100_000)
+    slow, first = await begin(served, b" " * 60_000, 70_000)
+    await until(lambda: served.webhook._bodies.total == 60_000)
+    other, second = await begin(served, b" " * 60_000, 70_000)
+    with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+        await slow.readexactly(1)
+    assert (served.exceeded, served.webhook._bodies.total) == (["review_bytes"], 60_000)
+    second.write(b" " * 10_000)
+    assert (await other.readline()).startswith(b"HTTP/1.1 200 ")
+    assert served.webhook._bodies.total == 0
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    for writer in (first, second):
+        writer.close()
+
+
 async def test_a_new_authority_counts_for_those_that_connect_afterwards(served: Served) -> None:
     other = Authority.create("m.example", time.time())
     served.webhook.present(credentials(other))
@@ -114,7 +153,7 @@ async def test_a_certificate_that_cannot_be_used_changes_nothing(served: Served)
 
 async def test_a_port_that_is_taken(served: Served) -> None:
     host, _, port = served.webhook.address.rpartition(":")
-    other = Webhook(Injector(Address(host, int(port)), (NAME,), sidecars), lambda outcome: None)
+    other = Webhook(Injector(Address(host, int(port)), (NAME,), sidecars), lambda outcome: None, lambda name: None)
     other.present(credentials(served.authority))
     with pytest.raises(OSError):
         await other.start()
@@ -166,7 +205,9 @@ async def test_a_certificate_of_somebody_else(
         files[1].chmod(0o600)
         files[0].write_bytes(issued.certificate_pem)
 
-    webhook = Webhook(Injector(Address("127.0.0.1", 0), (NAME,), told, files=files), lambda outcome: None)
+    webhook = Webhook(
+        Injector(Address("127.0.0.1", 0), (NAME,), told, files=files), lambda outcome: None, lambda name: None
+    )
     with pytest.raises(CertificateError, match="No such file"):
         webhook.present(credentials(mesh))
     issue(other)

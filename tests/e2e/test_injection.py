@@ -133,7 +133,7 @@ def is_connected(port: int) -> bool:
 async def webhook(client: AsyncClient) -> AsyncIterator[tuple[Webhook, Authority]]:
     """The injector, which the API server asks; its `caBundle` is not there yet."""
     authority = Authority.create("m.example", time.time())
-    webhook = Webhook(Injector(Address("127.0.0.1", 0), (NAME,), sidecars), lambda outcome: None)
+    webhook = Webhook(Injector(Address("127.0.0.1", 0), (NAME,), sidecars), lambda outcome: None, lambda name: None)
     webhook.present(credentials(authority, NAME))
     await webhook.start()
     port = int(webhook.address.rpartition(":")[2])

@@ -746,7 +746,10 @@ class TestHowMany:
     @pytest.mark.parametrize(
         ("number", "end"),
         [
-            (errno.EMFILE, "; retrying: raise the limit of open files (ulimit -n), or lower limits.connections"),
+            (
+                errno.EMFILE,
+                "; retrying: raise the limit of open files (ulimit -n), or lower limits.connections of a sidecar",
+            ),
             (errno.ENFILE, "Too many open files in system; retrying"),
         ],
     )
