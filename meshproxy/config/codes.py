@@ -114,6 +114,10 @@ class Code(StrEnum):
         "MP0512", Severity.WARNING,
         "An IAM role with its path, where something is allowed or routed: the ARN of a session has none.",
     )  # fmt: skip
+    NOWHERE = (
+        "MP0513", Severity.WARNING,
+        "A subject whose `notIpBlocks` exclude all of its `ipBlocks`: it never matches.",
+    )  # fmt: skip
     # Warnings about traffic and files
     WEIGHTS = "MP0601", Severity.WARNING, "The weights of a split do not add up to 100. They are shares of their sum."
     TIMEOUTS = "MP0602", Severity.WARNING, "A time limit of a part is beyond that of the whole, so it never applies."

@@ -3,12 +3,11 @@ matches too. Where that cannot be told from the documents alone, it does not."""
 
 from __future__ import annotations
 
-from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 from meshproxy.config.fields import ClaimPattern
 from meshproxy.config.globs import compile_glob, is_literal
-from meshproxy.config.ip_blocks import hold_all
+from meshproxy.config.ip_blocks import are_within, hold_all
 
 if TYPE_CHECKING:
     from meshproxy.config.fields import Part, Subject, TokenSubject, WorkloadSubject
@@ -35,7 +34,7 @@ def _value_covers(name: str, wide: Any, narrow: Any, domain: str | None) -> bool
                 for wanted in demands
             )
         case "ip_blocks":
-            return all(any(_block_covers(ours, theirs) for ours in wide) for theirs in narrow)
+            return are_within(narrow, wide)
         case "headers":
             return dict(wide).items() <= dict(narrow).items()
         case _:
@@ -63,11 +62,6 @@ def _claim_covers(wide: object, narrow: object) -> bool:
     if wide.present:
         return not isinstance(narrow, ClaimPattern) or narrow.present is not False
     return isinstance(narrow, str) and wide.prefix is not None and narrow.startswith(wide.prefix)
-
-
-def _block_covers(wide: str, narrow: str) -> bool:
-    ours, theirs = ip_network(wide), ip_network(narrow)
-    return ours.version == theirs.version and ours.supernet_of(theirs)  # type: ignore[arg-type]
 
 
 def _workload_covers(wide: WorkloadSubject, narrow: WorkloadSubject, domain: str | None) -> bool:

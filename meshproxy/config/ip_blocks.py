@@ -19,6 +19,7 @@ MAPPED_LENGTH = 96
 
 Address = tuple[int, int]
 """The version of IP, and the address as a number."""
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def read_ip_block(value: object) -> str:
@@ -30,7 +31,7 @@ def read_ip_block(value: object) -> str:
     return str(_parse_block(value))
 
 
-def _parse_block(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+def _parse_block(value: object) -> Network:
     expected = f'expected an IP address or a block such as "10.0.0.0/8" or "fd00::/8", got {shown(value)}'
     match = _BLOCK.fullmatch(value) if isinstance(value, str) else None
     if match is None:
@@ -52,10 +53,25 @@ def _parse_block(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network
 
 def hold_all(blocks: Sequence[str]) -> bool:
     """Whether the blocks, which `read_ip_block` has read, leave out no address of IPv4, or none of IPv6."""
+    return any(block.prefixlen == 0 for block in _joined(blocks))
+
+
+def are_within(blocks: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether the others leave out no address of the blocks."""
+    joined = _joined(others)
+    return all(any(_holds(other, _parse_block(block)) for other in joined) for block in blocks)
+
+
+def _holds(wide: Network, narrow: Network) -> bool:
+    return wide.version == narrow.version and wide.supernet_of(narrow)  # type: ignore[arg-type]
+
+
+def _joined(blocks: Sequence[str]) -> list[Network]:
+    """The fewest blocks that hold the same addresses."""
     parsed = [_parse_block(block) for block in blocks]
     of_4 = ipaddress.collapse_addresses(block for block in parsed if isinstance(block, ipaddress.IPv4Network))
     of_6 = ipaddress.collapse_addresses(block for block in parsed if isinstance(block, ipaddress.IPv6Network))
-    return any(block.prefixlen == 0 for block in of_4) or any(block.prefixlen == 0 for block in of_6)
+    return [*of_4, *of_6]
 
 
 @lru_cache(maxsize=1_024)

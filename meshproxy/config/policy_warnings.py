@@ -15,7 +15,7 @@ from meshproxy.config.codes import Code
 from meshproxy.config.coverage import covers, is_everyone, role_covers
 from meshproxy.config.fields import claims_of
 from meshproxy.config.globs import compile_glob, is_literal
-from meshproxy.config.ip_blocks import hold_all
+from meshproxy.config.ip_blocks import are_within, hold_all
 from meshproxy.config.places import find, items
 from meshproxy.config.strangers import is_met, strangers_of
 from meshproxy.config.values import is_whole_version, shown
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from meshproxy.config.check import Placed
+    from meshproxy.config.fields import BindingSubject
     from meshproxy.config.nodes import Node
     from meshproxy.config.problems import Problem
     from meshproxy.config.strangers import Strangers
@@ -74,6 +75,7 @@ def warn_of_policy(placed: Sequence[Placed], *, is_partial: bool) -> Iterator[Pr
         yield from _name_patterns(each)
         yield from _value_patterns(each)
         yield from _role_paths(each)
+        yield from _nowhere(each)
         if each.kind == "ModelRoute":
             yield from _patterns(each, ["spec"])
 
@@ -139,6 +141,19 @@ def _role_paths(each: Placed) -> Iterator[Problem]:
         if bare not in named:
             message = f"a session of this role never matches, since its ARN has no path: name {shown(bare, 200)}, too"
             yield each.at(node, f"{field}.iamRole", message, Code.ROLE_PATH)
+
+
+def _nowhere(each: Placed) -> Iterator[Problem]:
+    """Subjects of which every address is excluded."""
+    for index, subject in enumerate(each.document.spec.subjects if each.kind == "ModelRoleBinding" else ()):
+        if _is_nowhere(subject):
+            node = _at(each, ["spec", "subjects", index, "ipBlocks"])
+            message = "never matches, since notIpBlocks excludes all of these addresses"
+            yield each.at(node, f"spec.subjects[{index}].ipBlocks", message, Code.NOWHERE)
+
+
+def _is_nowhere(subject: BindingSubject) -> bool:
+    return bool(subject.ip_blocks) and are_within(subject.ip_blocks or (), subject.not_ip_blocks or ())
 
 
 def _texts(wanted: Node, word: str = "exact") -> Iterator[tuple[str, Node]]:
@@ -223,6 +238,8 @@ def _open_to_anybody(bindings: Sequence[Placed], issuers: Mapping[str, tuple[str
         if binding.document.spec.action != "allow":
             continue
         for index, subject in enumerate(binding.document.spec.subjects):
+            if _is_nowhere(subject):
+                continue
             is_near = bool(subject.ip_blocks) and not hold_all(subject.ip_blocks)
             named = (subject.workload, subject.token, subject.iam_role, is_near)
             if not any(named):

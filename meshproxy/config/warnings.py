@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from meshproxy.config.check import subjects, trusted_domains, workloads
 from meshproxy.config.codes import Code
 from meshproxy.config.issuer_claims import why_no_token_has
-from meshproxy.config.places import find, items
+from meshproxy.config.places import find, items, value_at
 from meshproxy.config.values import shown
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ _SCOPES = frozenset({"scope", "scp"})
 _NO_VALUE = frozenset({"present", "words", "path"})
 _FOREIGN = ("$", "[", "]", "\\")
 """Characters of JSONPath, and of the escapes that Keycloak uses for dots."""
+_CONTRADICTION = "allOf demands that the claim is absent and that it has a value, which is never so"
 
 
 def warn(placed: Sequence[Placed]) -> Iterator[Problem]:
@@ -46,6 +47,8 @@ def warn(placed: Sequence[Placed]) -> Iterator[Problem]:
                 place = f"{field}.token.{where}"
                 for message in _about(path, wanted, named) if isinstance(path, str) else _about_path(path, wanted):
                     yield each.at(wanted, place, f"{message}{_effect(each)}", Code.CLAIM)
+                if _is_contradiction(wanted):
+                    yield each.at(wanted, place, _CONTRADICTION, Code.CLAIM)
                 if (why := why_no_token_has(urls.get(name_of_issuer, ""), path)) is not None:
                     yield each.at(wanted, place, why, Code.CLAIM)
                 if isinstance(path, str):
@@ -100,6 +103,8 @@ def _required(each: Placed, issuer: Node, field: str) -> Iterator[Problem]:
     for where, path, wanted in _claims(issuer, "requiredClaims", "requiredClaimPaths"):
         for message in _about(path, wanted, named) if isinstance(path, str) else _about_path(path, wanted):
             yield each.at(wanted, f"{field}.{where}", f"{message}; tokens without this claim are refused", Code.CLAIM)
+        if _is_contradiction(wanted):
+            yield each.at(wanted, f"{field}.{where}", f"{_CONTRADICTION}: all tokens are refused", Code.CLAIM)
         if isinstance(path, str):
             named[path] = f"{each.file}:{wanted.key_line}"
 
@@ -119,6 +124,12 @@ def _compared(wanted: Node) -> Iterator[object]:
     for word, node in wanted.value.items():
         for each in items(node) if word in ("allOf", "anyOf") else [node] if word not in _NO_VALUE else []:
             yield from _compared(each)
+
+
+def _is_contradiction(wanted: Node) -> bool:
+    """Whether a claim must be absent, and have a value."""
+    absent = [value_at(find(each, "present")) is False for each in items(find(wanted, "allOf"))]
+    return any(absent) and not all(absent)
 
 
 def _about(name: str, wanted: Node, named: dict[str, str]) -> Iterator[str]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproxy.config.ip_blocks import IpBlocks, address_of, hold_all, read_ip_block
+from meshproxy.config.ip_blocks import IpBlocks, address_of, are_within, hold_all, read_ip_block
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,21 @@ def test_a_connection_without_one(remote: str) -> None:
 )
 def test_all_addresses_of_a_family(blocks: list[str], all_of_them: bool) -> None:
     assert hold_all([read_ip_block(block) for block in blocks]) is all_of_them
+
+
+@pytest.mark.parametrize(
+    ("blocks", "others", "within"),
+    [
+        (["10.1.0.0/16", "10.2.0.1"], ["10.0.0.0/8"], True),
+        (["10.0.0.0/8"], ["10.0.0.0/9", "10.128.0.0/9"], True),
+        (["10.0.0.0/8"], ["10.0.0.0/9", "11.0.0.0/8"], False),
+        (["10.0.0.0/8", "::1"], ["10.0.0.0/8"], False),
+        (["10.0.0.1"], ["::/0"], False),
+        (["10.0.0.1"], [], False),
+    ],
+)
+def test_whether_others_hold_all_of_the_blocks(blocks: list[str], others: list[str], within: bool) -> None:
+    assert are_within([read_ip_block(block) for block in blocks], [read_ip_block(block) for block in others]) is within
 
 
 def test_families_are_apart() -> None:

@@ -110,6 +110,21 @@ def test_conditions_that_anybody_can_meet(check: Check) -> None:
     assert codes(check(*GOOD, binding("b", "readers", "{headers: {x-a: b}}", "deny"))) == []
 
 
+def test_addresses_that_are_all_excluded(check: Check) -> None:
+    for blocks, excluded in (
+        ("10.1.0.0/16, 10.2.0.1", "10.0.0.0/8"),
+        ("0.0.0.0/0", "0.0.0.0/1, 128.0.0.0/1"),
+        ("'::ffff:10.0.0.1'", "10.0.0.1"),
+    ):
+        subject = f"{{ipBlocks: [{blocks}], notIpBlocks: [{excluded}]}}"
+        for action in ("allow", "deny"):
+            (line,) = said(check(*GOOD, binding("b", "readers", subject, action)), "MP0513", "MP0511")
+            assert line.startswith("29: ModelRoleBinding/b: spec.subjects[0].ipBlocks: never matches")
+    for blocks, excluded in (("10.0.0.0/8", "10.1.0.0/16"), ("10.0.0.0/8, '::1'", "10.0.0.0/8")):
+        subject = f"{{ipBlocks: [{blocks}], notIpBlocks: [{excluded}]}}"
+        assert codes(check(*GOOD, binding("b", "readers", subject))) == []
+
+
 class TestDenials:
     def test_not_of_some_addresses_or_headers(self, check: Check) -> None:
         for condition in ("ipBlocks: [10.0.0.0/8]", "headers: {x-a: b}", "notIpBlocks: [10.0.0.0/8]"):

@@ -30,6 +30,8 @@ def warnings(claims: str, *more: str, action: str = "allow") -> list[str]:
         "{scopes: x y}",
         "{sub: {prefix: 'system:serviceaccount:'}, exp: {present: true}}",
         "{scope: {anyOf: [a, {prefix: 'models:'}]}, groups: {allOf: [1, true, x]}}",
+        "{groups: {anyOf: [{present: false}, x]}, email: {allOf: [{present: false}]}}",
+        "{groups: {allOf: [{present: true}, x]}}",
     ],
 )
 def test_ordinary_claims(claims: str) -> None:
@@ -54,6 +56,7 @@ def test_ordinary_claims(claims: str) -> None:
         ("{sub: {anyOf: [a, 5]}}", "sub", '"sub" is text in tokens, and 5 is not'),
         ("{exp: {prefix: '17'}}", "exp", '"exp" is a number in tokens, and "17" is not'),
         ("{scope: {allOf: [{prefix: a b}]}}", "scope", "a scope is one word"),
+        ("{groups: {allOf: [{present: false}, x]}}", "groups", "allOf demands that the claim is absent and that"),
         ("{realm: x, realm.roles: y}", "realm.roles", 'of "realm" and "realm.roles", one cannot be evaluated'),
     ],
 )
@@ -83,12 +86,15 @@ def test_claims_that_an_issuer_requires() -> None:
         "kind: MeshConfig\nspec:\n  issuers:\n  - requiredClaims: {client_id: app}\n"
         "  - requiredClaims: {client_id: 5}\n  - {}\n"
         "  - requiredClaimPaths: [{path: [scope, a], exact: b}]\n"
+        "  - requiredClaims: {client_id: {allOf: [app, {present: false}]}}\n"
     )
     (node,) = read_documents(text, lambda *_: None)
-    found, by_path = [str(each) for each in warn([Placed("MeshConfig", "m", "f", node)])]
+    found, by_path, never = [str(each) for each in warn([Placed("MeshConfig", "m", "f", node)])]
     assert found.startswith('f:5: MeshConfig/m: spec.issuers[1].requiredClaims.client_id: "client_id" is text')
     assert found.endswith("; tokens without this claim are refused")
     assert by_path.startswith("f:7: MeshConfig/m: spec.issuers[3].requiredClaimPaths[0]: ")
+    assert never.startswith("f:8: MeshConfig/m: spec.issuers[4].requiredClaims.client_id: allOf demands")
+    assert never.endswith("which is never so: all tokens are refused")
 
 
 def test_identities_of_trust_domains_that_are_not_trusted() -> None:
