@@ -44,6 +44,11 @@ def _parse_block(value: object) -> Network:
         block = ipaddress.ip_network((address, length), strict=False)
     except ValueError:
         raise ValueError(expected) from None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        raise ValueError(
+            f"{shown(value)} would be a block of IPv6, and no IPv4 client is in one: write the block of IPv4, such as "
+            f'"10.0.0.0/8", or a prefix of {MAPPED_LENGTH} bits at least'
+        )
     if block.network_address != address:
         raise ValueError(
             f'{shown(value)} has bits beyond its prefix: write "{block}" for the block, or "{address}" for the address'

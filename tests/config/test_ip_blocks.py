@@ -47,7 +47,6 @@ def test_what_is_no_block(bad: object) -> None:
         ("10.0.0.5/8", "10.0.0.0/8", "10.0.0.5"),
         ("fd00::1/8", "fd00::/8", "fd00::1"),
         ("::ffff:10.0.0.5/104", "10.0.0.0/8", "10.0.0.5"),
-        ("::ffff:10.0.0.5/95", "::fffe:0:0/95", "::ffff:"),
     ],
 )
 def test_bits_beyond_the_prefix_are_an_error_with_both_ways_out(text: str, block: str, address: str) -> None:
@@ -56,6 +55,13 @@ def test_bits_beyond_the_prefix_are_an_error_with_both_ways_out(text: str, block
     assert f'"{block}" for the block' in str(caught.value)
     assert f'or "{address}' in str(caught.value)
     read_ip_block(block)
+
+
+@pytest.mark.parametrize("text", ["::ffff:0:0/90", "::ffff:10.0.0.0/8", "::ffff:10.0.0.5/95"])
+def test_a_block_around_all_ipv4_mapped_addresses_is_an_error(text: str) -> None:
+    """No IPv4 client is in it: their addresses are those of IPv4."""
+    with pytest.raises(ValueError, match="no IPv4 client is in one: write the block of IPv4"):
+        read_ip_block(text)
 
 
 @pytest.mark.parametrize(
