@@ -13,7 +13,7 @@ import re
 import urllib.parse
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from google.protobuf import json_format
 
 from meshproxy.devtools import messages
@@ -40,6 +40,9 @@ class Rest:
         self._metrics_path = metrics_path
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        is_waiting = request.version == HttpVersion11 and request.headers.get("expect", "").lower() == "100-continue"
+        if is_waiting and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # aiohttp does so for its routes only
         return await self.answer(request.method, request.raw_path, await request.read())
 
     async def answer(self, method: str, target: str, body: bytes) -> web.Response:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import json
 import ssl
@@ -55,6 +57,22 @@ async def test_rest_takes_large_bodies(server: ModelServer) -> None:
         ) as response,
     ):
         assert (await response.json())["predictions"] == instances
+
+
+async def test_a_client_that_waits_for_100_before_its_body(server: ModelServer) -> None:
+    """As curl does, for a second, and the HTTP client of Java for ever."""
+    host, _, port = server.rest.partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    body = b'{"instances": [2]}'
+    head = f"POST /v1/models/half_plus_two:predict HTTP/1.1\r\nhost: a\r\ncontent-length: {len(body)}\r\n"
+    writer.write(head.encode() + b"expect: 100-continue\r\nconnection: close\r\n\r\n")
+    with contextlib.closing(writer):
+        async with asyncio.timeout(10):
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(body)
+            answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"predictions": [4.0]}
 
 
 async def test_grpc_over_a_socket(server: ModelServer) -> None:
