@@ -15,6 +15,7 @@ from meshproxy.proxy.partial_answer import UNFORWARDED, PartialAnswer
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.routing import deadline
 from meshproxy.routing.cookie import read_cookie, write_cookie
+from meshproxy.transport.client import authority_of
 
 if TYPE_CHECKING:
     from meshproxy.config.servers import Cookie, Key
@@ -244,7 +245,7 @@ class Request(ClientSide):
         return RequestHead(
             0,
             head.method,
-            head.authority or address.encode(),
+            head.authority or authority_of(address),
             self.target,
             headers,
             head.end,

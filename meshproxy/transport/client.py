@@ -168,9 +168,13 @@ async def exchange(
 
 def complete_head(head: RequestHead, source: StreamSource, body: bytes | None) -> RequestHead:
     """`head` with an authority, and with the end that its body gives it; None for a body that follows in pieces."""
-    # A UNIX socket has no authority; gRPC clients send `localhost` as well.
-    own = b"localhost" if source.address.startswith(UNIX) else source.address.encode()
-    return replace(head, authority=head.authority or own, end=body == b"")
+    return replace(head, authority=head.authority or authority_of(source.address), end=body == b"")
+
+
+def authority_of(address: str) -> bytes:
+    """What a request names that has no host of its own. A UNIX socket has none either: `localhost`, as gRPC clients
+    send; its path would be refused (400 by nginx)."""
+    return b"localhost" if address.startswith(UNIX) else address.encode()
 
 
 def head_size(headers: Headers) -> int:

@@ -6,7 +6,9 @@ from __future__ import annotations
 import errno
 import os
 import ssl
+import stat
 from enum import Enum
+from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
@@ -152,7 +154,20 @@ def _unreachable(address: str, error: Exception) -> tuple[ConnectFailure, str]:
     """The reason, and what to check of a UNIX socket."""
     number = error.errno if isinstance(error, OSError) else None
     failure, hint = _OF_ERRNO.get(number or 0, (ConnectFailure.UNREACHABLE, ""))
+    if failure is ConnectFailure.REFUSED and address.startswith(UNIX) and not _is_socket(address.removeprefix(UNIX)):
+        return (
+            ConnectFailure.NO_SOCKET,
+            ": it is no socket; container runtimes make a folder where a mount finds nothing",
+        )
     return failure, f": {hint}" if hint and address.startswith(UNIX) else ""
+
+
+def _is_socket(path: str) -> bool:
+    """Also if that is not known."""
+    try:
+        return stat.S_ISSOCK(Path(path).stat().st_mode)
+    except OSError:
+        return True
 
 
 _OF_ERRNO = {

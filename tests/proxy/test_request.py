@@ -209,6 +209,9 @@ class TestForwardedHead:
     def test_without_an_authority_it_gets_the_address(self) -> None:
         assert make(authority=b"").forwarded_head(100.0, "127.0.0.1:8500").authority == b"127.0.0.1:8500"
 
+    def test_a_unix_socket_has_no_authority(self) -> None:
+        assert make(authority=b"").forwarded_head(100.0, "unix:/run/rest.sock").authority == b"localhost"
+
     def test_a_body_that_may_be_rewritten_has_no_length(self) -> None:
         request = make(length=2)
         request.rewrites_body = True

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import ssl
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,14 @@ def test_a_unix_socket(number: int, failure: ConnectFailure, hint: str) -> None:
     assert error.failure is failure
     assert str(error).startswith(f"{SOCKET} cannot be reached: {os.strerror(number)}")
     assert hint in str(error)
+
+
+@pytest.mark.parametrize("number", [errno.ECONNREFUSED, errno.EPROTOTYPE])
+def test_what_is_no_unix_socket(number: int, tmp_path: Path) -> None:
+    """As a bind mount of a socket that did not exist yet: the kernel says that the connection is refused."""
+    error = explain(f"unix:{tmp_path}", os_error(number))
+    assert error.failure is ConnectFailure.NO_SOCKET
+    assert str(error).startswith(f"unix:{tmp_path} cannot be reached: {os.strerror(number)}: it is no socket")
 
 
 def test_a_port() -> None:
