@@ -134,5 +134,5 @@ def _print(grants: Sequence[Grant], *, wide: bool) -> None:
     for each in grants:
         row = [", ".join(each.models), each.policy, each.action, "; ".join(each.subjects), ",".join(each.verbs)]
         row += [", ".join(each.versions) or "all"] if wide else []
-        table.add_row(*map(printable, row), f"{each.used:,}")
+        table.add_row(*row, f"{each.used:,}")
     print_table(table, wide=wide)

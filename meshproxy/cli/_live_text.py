@@ -137,7 +137,7 @@ def _table(
     headings, *words = lines
     found = new_table(*headings, *(f">{heading}" for heading, _ in numbers))
     for line, row in zip(words, rows, strict=True):
-        found.add_row(*map(Text, line), *(cell(row) for _, cell in numbers))
+        found.add_row(*line, *(cell(row) for _, cell in numbers))
     return found
 
 

@@ -118,7 +118,7 @@ def ask_page(where: tuple[str, int], path: str, timeout: float) -> bytes:
 def warn(answers: MeshAnswers) -> None:
     """Say what may be missing."""
     for problem in answers.problems:
-        click.echo(f"‼ {problem}", err=True)
+        click.echo(f"‼ {printable(problem)}", err=True)
 
 
 def window_of(

@@ -217,14 +217,14 @@ def _print_matrix(found: Sequence[Grant]) -> None:
     from meshproxy.cli._status_text import new_table
 
     models = list(dict.fromkeys(_named(grant.model) for grant in found))
-    table = new_table("WHO", *map(printable, models))
+    table = new_table("WHO", *models)
     rows: dict[str, dict[str, str]] = {}
     for grant in found:
         unless = f" (unless {', '.join(grant.unless)})" if grant.unless else ""
         rows.setdefault(str(grant.who), {})[_named(grant.model)] = f"{_verbs(grant)}{unless}"
     for who, cells in rows.items():
-        table.add_row(printable(who), *(cells.get(model, "-") for model in models))
+        table.add_row(who, *(cells.get(model, "-") for model in models))
     if rows:
-        Console(highlight=False, markup=False, emoji=False).print(table)
+        Console(highlight=False).print(table)
     else:
         click.echo("nothing is allowed to anybody", err=True)

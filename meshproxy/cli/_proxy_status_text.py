@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meshproxy.cli._control_planes import MARKS
+from meshproxy.cli._local_page import printable
 from meshproxy.cli._status_text import new_table, print_table
 from meshproxy.control.fleet import Level, short_identity
 from meshproxy.control.status import SidecarState
@@ -39,7 +40,7 @@ def show(answers: Sequence[Answer], members: Sequence[Member]) -> None:
         click.echo()
     for member in troubled:
         for trouble in member.troubles:
-            click.echo(f"{MARKS[trouble.level]} {member.name}: {trouble.text}")
+            click.echo(f"{MARKS[trouble.level]} {printable(f'{member.name}: {trouble.text}')}")
     if not several and any(member.entry.state is SidecarState.GONE for member in members):
         click.echo("\nA sidecar that is gone may be connected to another control plane: name each one (--control).")
 
@@ -48,7 +49,7 @@ def _control(answer: Answer) -> str:
     """A control plane in one line."""
     status = answer.status
     if status is None:
-        return f"{MARKS[Level.ERROR]} control plane {answer.address}: {answer.problem}"
+        return f"{MARKS[Level.ERROR]} control plane {answer.address}: {printable(answer.problem)}"
     up = duration((status.now - status.started_at).total_seconds())
     text = f"control plane {answer.address}: meshproxy {status.software}, up {up}"
     if status.documents is None:
@@ -59,7 +60,8 @@ def _control(answer: Answer) -> str:
     if status.forgotten:
         text += f", and {status.forgotten} gone that are not listed"
     if status.documents.problems:
-        text += f"\n{MARKS[Level.ERROR]} its documents have problems and are not given: {status.documents.problems[0]}"
+        problem = printable(status.documents.problems[0])
+        text += f"\n{MARKS[Level.ERROR]} its documents have problems and are not given: {problem}"
     return text
 
 

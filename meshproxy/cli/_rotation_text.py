@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from meshproxy.cli._local_page import printable
 from meshproxy.control.root_rotation import STEPS, Hindrance, Step
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def why(obstacle: Obstacle, *, names: bool = True) -> Iterator[str]:
 
 def _list(leaves: Sequence[Leaf]) -> Iterator[str]:
     for leaf in leaves[:LISTED]:
-        where = ", ".join(part for part in (leaf.sidecar, leaf.peer) if part)
+        where = printable(", ".join(part for part in (leaf.sidecar, leaf.peer) if part))
         yield f"  {leaf.spiffe_id}{f' ({where})' if where else ''}, certificate until {_iso(leaf.not_after)}"
     if len(leaves) > LISTED:
         yield f"  ... and {len(leaves) - LISTED} more (-o json)"

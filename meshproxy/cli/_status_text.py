@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from meshproxy.cli._local_page import printable
 from meshproxy.control.fleet import short_identity
 from meshproxy.telemetry.timestamps import duration
 
@@ -36,7 +38,7 @@ def show(status: dict[str, Any], address: str) -> None:
 
 def _line(label: str, text: str) -> None:
     """A label, and a text that is wrapped beside it."""
-    wrapped = click.wrap_text(text, WIDTH, " " * LABEL, " " * LABEL)
+    wrapped = click.wrap_text(printable(text), WIDTH, " " * LABEL, " " * LABEL)
     click.echo(f"{label:<{LABEL}}{wrapped[LABEL:]}".rstrip())
 
 
@@ -199,13 +201,21 @@ def _refusals(refusals: dict[str, Any], now: datetime) -> Table:
 _WAYS = {"inbound": "in", "outbound": "out"}
 
 
-def new_table(*headings: str) -> Table:
+class PlainTable(Table):
+    """A table of texts of somebody else. They are no markup: an address in brackets would vanish, and a name that looks
+    like the end of a tag be an error."""
+
+    def add_row(self, *cells: str | Text) -> None:  # type: ignore[override]
+        super().add_row(*[Text(printable(cell)) if isinstance(cell, str) else cell for cell in cells])
+
+
+def new_table(*headings: str) -> PlainTable:
     """A table without lines; `>` before a heading is for numbers: to the right, and not folded where it is narrow."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    table = PlainTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for heading in headings:
         is_right = heading.startswith(">")
         justify: JustifyMethod = "right" if is_right else "left"
-        table.add_column(heading.lstrip(">"), justify=justify, overflow="fold", no_wrap=is_right)
+        table.add_column(Text(printable(heading.removeprefix(">"))), justify=justify, overflow="fold", no_wrap=is_right)
     return table
 
 

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from meshproxy import __version__
 from meshproxy.cli import _control_planes, _options, _precheck
+from meshproxy.cli._local_page import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +82,7 @@ def _print_text(findings: Sequence[Finding], notes: Sequence[Note]) -> None:
         click.echo(f"{_control_planes.MARKS[finding.level]} {finding.check}")
         for text in (finding.problem, finding.hint and f"next: {finding.hint}"):
             if text:
-                click.echo(click.wrap_text(text, WIDTH, "    ", "    "))
+                click.echo(click.wrap_text(printable(text), WIDTH, "    ", "    "))
     if notes:
         click.echo("\n" + _heading("not checked: nobody can tell from here"))
     for note in notes:

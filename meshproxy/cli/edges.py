@@ -113,7 +113,6 @@ def _document(key: Key, sums: Sums, seconds: float) -> dict[str, object]:
 
 def _print(found: list[tuple[Key, Sums]], seconds: float, *, wide: bool) -> None:
     from meshproxy.cli._live_text import print_table, rate, share, short_caller, span
-    from meshproxy.cli._local_page import printable
     from meshproxy.cli._status_text import new_table
     from meshproxy.telemetry.quantiles import quantile
 
@@ -122,9 +121,9 @@ def _print(found: list[tuple[Key, Sums]], seconds: float, *, wide: bool) -> None
     for (caller, server, model, security), sums in found:
         tally = sums.tally
         row = [
-            printable(short_caller(caller)),
-            printable(short_caller(server)) if server else "-",
-            printable(model),
+            short_caller(caller),
+            short_caller(server) if server else "-",
+            model,
             "√" if security == "mtls" else f"no: {security}",
             rate(tally.calls / seconds if seconds else 0.0),
         ]
@@ -136,7 +135,7 @@ def _print(found: list[tuple[Key, Sums]], seconds: float, *, wide: bool) -> None
                 span(quantile(0.5, tally.total)),
                 span(quantile(0.99, tally.total)),
                 f"{denied:,}",
-                printable(",".join(sorted(sums.versions))),
+                ",".join(sorted(sums.versions)),
                 ",".join(sorted(sums.verbs)),
             ]
         table.add_row(*row)

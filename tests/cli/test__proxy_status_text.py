@@ -68,3 +68,11 @@ def test_two_control_planes(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_control_planes(capsys: pytest.CaptureFixture[str], given: Answer, line: str) -> None:
     assert text(capsys, given)[-1].endswith(line)
+
+
+def test_what_sidecars_say_of_themselves_is_shown_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    found = status(entry(SidecarState.REFUSED, sidecar="[/a]", host="\x1b[2J", peer="[fd00::7]:1", problems=("\x1bc",)))
+    table, problem = (line for line in text(capsys, answer(found)) if "[/a]" in line)
+    assert table.startswith("[/a]  ")
+    assert table.endswith("  \\x1b[2J [fd00::7]:1")
+    assert problem == "× models/resnet ([/a], \\x1b[2J): it has refused 01234567: \\x1bc"

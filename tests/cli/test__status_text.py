@@ -147,3 +147,17 @@ def test_workers_that_say_nothing(screen: Any) -> None:
 def test_callers(screen: Any, caller: str | None, shown: str) -> None:
     text = screen(refusals={"total": {}, "last": [refusal(caller=caller)]})
     assert f"  {shown}  " in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["[fd00::7]:8501", "[red]x[/red]", "[/x]", "2001:db8:b:1"])
+def test_names_are_no_markup(screen: Any, name: str) -> None:
+    server = {"source": "static", "known": True, "endpoints": [endpoint(name)]}
+    text = screen(servers={"local": server}, refusals={"total": {}, "last": [refusal(call=name)]})
+    assert text.count(f"  {name}  ") == 2
+
+
+def test_what_could_move_the_cursor_is_escaped(screen: Any) -> None:
+    server = {"source": "static", "known": True, "endpoints": [endpoint("\x1b[2J")]}
+    text = screen(servers={"local": server}, attention=["\x1b]0;x\x07"], issuers=[issuer(name="a\x9bb")])
+    assert "\\x1b[2J  " in text
+    assert text.replace("\n", "").isprintable()

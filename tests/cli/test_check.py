@@ -80,3 +80,10 @@ def test_an_address_that_is_none() -> None:
     result = run("--control", "control.example:18512")
     assert result.exit_code == 2
     assert "answers on loopback only" in result.stderr
+
+
+def test_what_sidecars_say_of_themselves_does_not_move_the_cursor(serve: Serve) -> None:
+    refused = entry(SidecarState.REFUSED, software=__version__, host="\x1b[2J", problems=("\x1bc",))
+    text = run("--control", serve(page(refused))).stdout
+    assert "models/resnet (resnet, \\x1b[2J): it has refused 01234567: \\x1bc\n" in text
+    assert "\x1b" not in text

@@ -39,6 +39,12 @@ def test_names_of_callers_do_not_reach_the_terminal_as_they_are(serve_pages: Ser
     assert "\x1b" not in run("edges", "--control", address).stdout
 
 
+def test_addresses_and_names_are_no_markup(serve_pages: ServePages) -> None:
+    called = calls(ReportedCaller(address="[fd00::7]"), model="[/x]", security="plaintext")
+    line = run("edges", "--control", serve_pages({"/mesh": page((FRAUD, [called]))})).stdout.splitlines()[1]
+    assert line.split()[:4] == ["anonymous", "([fd00::7])", "serving/fraud", "[/x]"]
+
+
 def test_nothing_was_called(serve_pages: ServePages) -> None:
     result = run("edges", "--control", serve_pages({"/mesh": page()}))
     assert (result.exit_code, result.stdout) == (0, "")
