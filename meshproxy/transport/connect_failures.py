@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import ssl
 import stat
 from enum import Enum
@@ -122,19 +123,36 @@ def explain(address: str, error: Exception | None, hints: Hints | None = None) -
 
 
 def _tls_failed(address: str, error: ssl.SSLError, hints: Hints) -> ConnectError:
-    reason = error.reason or ""
+    reason = _name(error)
     words = reason.lower().replace("_", " ") or "a TLS error"
     if reason in _NOT_TLS:
         return ConnectError(f"{address} does not speak TLS ({words}): {hints.port}", ConnectFailure.NOT_TLS)
     if "APPLICATION_PROTOCOL" in reason:
         return ConnectError(f"{address} does not agree on HTTP/2 ({words}): {hints.port}", ConnectFailure.NOT_HTTP2)
-    if "ALERT" in reason:
-        return ConnectError(
-            f"{address} rejected the TLS handshake ({words}): check that our certificate is valid and of an "
-            "authority that the server trusts",
-            ConnectFailure.REFUSED_US,
-        )
+    for alert, hint in _OF_ALERT.items():
+        if alert in reason:
+            message = f"{address} rejected the TLS handshake ({words}): {hint}"
+            return ConnectError(message, ConnectFailure.REFUSED_US)
     return ConnectError(f"TLS with {address} failed: {words}")
+
+
+def _name(error: ssl.SSLError) -> str:
+    """OpenSSL's name of the error. CPython (3.13, too) has none for some alerts, but what OpenSSL says of them: `[SSL]
+    tlsv1 alert no application protocol (_ssl.c:1006)`."""
+    if error.reason:
+        return error.reason
+    said = re.fullmatch(r"\[SSL\] (.+?)(?: \(_ssl\.c:\d+\))?", str(error.args[-1]) if error.args else "")
+    return said[1].upper().replace(" ", "_") if said is not None else ""
+
+
+_OF_ALERT = {
+    "PROTOCOL_VERSION": "it has to have TLS 1.2 or 1.3",
+    "UNRECOGNIZED_NAME": "it has no certificate for the name that it was asked for (tls.*.serverName, or the host)",
+    "HANDSHAKE_FAILURE": "check that it has TLS 1.3, or 1.2 with ECDHE and AES-GCM or ChaCha20, and trusts our "
+    "certificate's authority",
+    "ALERT": "check that our certificate is valid and of an authority that the server trusts",
+}
+"""What to check, by a part of the name of the alert that a server sent: the first that fits."""
 
 
 def _distrust(error: ssl.SSLCertVerificationError, hints: Hints) -> tuple[ConnectFailure, str]:

@@ -116,6 +116,30 @@ def test_a_handshake(reason: str, failure: ConnectFailure, hints: Hints) -> None
     assert (hints.port in str(error)) == (failure in (ConnectFailure.NOT_TLS, ConnectFailure.NOT_HTTP2))
 
 
+def test_an_alert_that_python_has_no_name_for() -> None:
+    """As CPython 3.11 to 3.13 tell of it: nginx and servers in Go without `h2` send it."""
+    nameless = ssl.SSLError(1, "[SSL] tlsv1 alert no application protocol (_ssl.c:1006)")
+    nameless.reason = None  # type: ignore[assignment]
+    error = explain(PORT, nameless, NAMED)
+    assert error.failure is ConnectFailure.NOT_HTTP2
+    assert f"(tlsv1 alert no application protocol): {NAMED.port}" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("reason", "hint"),
+    [
+        ("TLSV1_ALERT_PROTOCOL_VERSION", "it has to have TLS 1.2 or 1.3"),
+        ("TLSV1_UNRECOGNIZED_NAME", "it has no certificate for the name"),
+        ("SSLV3_ALERT_HANDSHAKE_FAILURE", "check that it has TLS 1.3, or 1.2 with ECDHE"),
+        ("SSLV3_ALERT_CERTIFICATE_EXPIRED", "check that our certificate is valid"),
+    ],
+)
+def test_what_to_check_follows_from_the_alert(reason: str, hint: str) -> None:
+    error = explain(PORT, tls_error(reason), NAMED)
+    assert error.failure is ConnectFailure.REFUSED_US
+    assert f": {hint}" in str(error)
+
+
 @pytest.mark.parametrize("error", [None, ConnectionResetError(), BrokenPipeError(), ConnectionAbortedError()])
 def test_a_server_that_closes(error: Exception | None) -> None:
     assert str(explain(PORT, error)) == f"{PORT} closed the connection immediately: check whether it expects TLS"
