@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 def read_cookie(headers: Headers, name: str) -> bytes | None:
-    """The value of a cookie, without the quotes that may be around it; None if there is none, or it is empty. Of
-    several with one name the first counts, which is the most specific one (RFC 6265 section 5.4)."""
+    """The value of a cookie, without the quotes that may be around it; None if there is none. Of several
+    with one name the first that is not empty counts, which is the most specific one (RFC 6265 section 5.4)."""
     pattern = _pattern(name)
     for field, value in headers:
-        if field == b"cookie" and (found := pattern.search(value)) is not None and found[1]:
+        if field == b"cookie" and (found := pattern.search(value)) is not None:
             return found[1]
     return None
 
@@ -24,7 +24,7 @@ def read_cookie(headers: Headers, name: str) -> bytes | None:
 @lru_cache(maxsize=64)
 def _pattern(name: str) -> re.Pattern[bytes]:
     # Possessive: a hostile value costs its length, and no more.
-    return re.compile(rb"(?:^|;)[ \t]*+" + re.escape(name.encode()) + rb'[ \t]*+=[ \t]*+"?([^;" \t]*)')
+    return re.compile(rb"(?:^|;)[ \t]*+" + re.escape(name.encode()) + rb'[ \t]*+=[ \t]*+"?([^;" \t]+)')
 
 
 def write_cookie(cookie: Cookie, value: str, is_secure: bool) -> tuple[bytes, bytes]:
