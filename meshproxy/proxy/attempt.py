@@ -19,6 +19,7 @@ may come before the server has done anything, is no answer: HEADED ends as AWAIT
 from __future__ import annotations
 
 from enum import Enum
+from math import inf
 from typing import TYPE_CHECKING, Final, Protocol
 
 from meshproxy.codec.grpc import grpc_status
@@ -369,11 +370,11 @@ class Attempt:
             self._listener.failed(self, failure, refusal, ResponseFlags.UC)
 
     @guarded
-    def time_out(self) -> None:
-        """Nothing of an answer came within `tryTimeout`."""
+    def time_out(self, received: float = 0.0) -> None:
+        """Nothing of an answer came within `tryTimeout`. `received`: as of `deadline_passed`."""
         if self.is_over or self.first_byte:
             return
-        self.report(Failure.TIMEOUT)
+        self.report(Failure.TIMEOUT, received=received)
         self.cancel()
         message = "The model server did not begin to answer within the route's tryTimeout."
         refusal = Refusal(Reason.UPSTREAM_TIMEOUT, message, retry_after=1)
@@ -407,14 +408,22 @@ class Attempt:
         Args:
             received: when the end of the request came, if it came later than its head went out.
         """
-        if self.state in _SILENT and self._now() - max(self.sent, received) >= BLAME_SECONDS:
-            self.report(Failure.TIMEOUT)
+        if self._silence(received) >= BLAME_SECONDS:
+            self.report(Failure.TIMEOUT, received=received)
 
-    def cancel(self) -> None:
-        """The answer is not wanted any more."""
+    def _silence(self, received: float) -> float:
+        """Seconds for which the endpoint could have answered, and did not."""
+        return max(0.0, self._now() - max(self.sent, received)) if self.state in _SILENT else 0.0
+
+    def cancel(self, received: float = inf) -> None:
+        """The answer is not wanted any more.
+
+        Args:
+            received: as of `deadline_passed`; inf: not yet, so that the endpoint may wait for it.
+        """
         if self.timer is not None:
             self.timer.cancel()
-        self.report(None, is_cancelled=True)
+        self.report(None, is_cancelled=True, received=received)
         was, self.state = self.state, OVER
         if was is ACQUIRING:
             self.pool.withdraw(self)
@@ -424,18 +433,21 @@ class Attempt:
         elif was is not OVER and self.upstream is not None:
             self.upstream.reset(ErrorCode.CANCEL)
 
-    def report(self, failure: Failure | None, is_cancelled: bool = False, is_slow: bool = False) -> None:
-        """Tell the endpoint how it went, once: well, if `failure` is None and it was not cancelled."""
+    def report(
+        self, failure: Failure | None, is_cancelled: bool = False, is_slow: bool = False, received: float = inf
+    ) -> None:
+        """Tell the endpoint how it went, once: well, if `failure` is None and it was not cancelled. `received`: as of
+        `cancel`."""
         token, self._token = self._token, None
         if token is None:
             return
         now, endpoint = self._now(), self.endpoint
         if is_cancelled:
-            endpoint.cancelled(self._model, now, token)
+            endpoint.cancelled(self._model, now, token, self._silence(received))
         elif failure is None:
             endpoint.succeeded(self._model, self.first_byte - self.sent, now, token)
         else:
-            endpoint.failed(self._model, failure, now, token, is_slow)
+            endpoint.failed(self._model, failure, now, token, is_slow, self._silence(received))
         self._listener.reported(
             self,
             AttemptRecord(

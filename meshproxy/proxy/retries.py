@@ -333,7 +333,7 @@ class Retries:
         if due > now:
             attempt.timer = request.context.loop.call_at(due, self._try_over, attempt)
         else:
-            attempt.time_out()
+            attempt.time_out(self._received())
 
     def drained(self, attempt: Attempt) -> None:
         """The endpoint takes more of the request."""
@@ -357,7 +357,7 @@ class Retries:
         other = self._other(attempt)
         self.current, self._hedge = attempt, None
         if other is not None:
-            other.cancel()
+            other.cancel(self._request.received)
             self.upstream = attempt.upstream
 
     def _other(self, attempt: Attempt) -> Attempt | None:
@@ -492,9 +492,9 @@ class Retries:
         # Reference circles would have to wait for the garbage collector.
         self.current = self._hedge = self._committed = self.upstream = None
         if hedge is not None:
-            hedge.cancel()
+            hedge.cancel(self._request.received)
         if attempt is not None and not (is_sent and attempt.state is WHOLE and attempt.takes_more):
-            attempt.cancel()
+            attempt.cancel(self._request.received)
         if self._replay is not None:
             self._drop_replay()
 

@@ -160,7 +160,9 @@ class Endpoint:
             if self._models and (failing := self._models.get(model)) is not None:
                 failing.succeeded((token >> 32) + 1, now)
 
-    def failed(self, model: str, failure: Failure, now: float, token: int, is_slow: bool = False) -> None:
+    def failed(
+        self, model: str, failure: Failure, now: float, token: int, is_slow: bool = False, silence: float = 0.0
+    ) -> None:
         """A call failed. Failures independent of the model count for the endpoint's breaker; failed answers count for
         the model's, and as a success for the endpoint's. A failed answer of a call without a model counts only as
         that. Only connections that are refused are beyond doubt: everything else may be due to the request, or to more
@@ -168,8 +170,9 @@ class Endpoint:
 
         Args:
             is_slow: the connection was not refused, but not accepted in time.
+            silence: seconds without a response that did not begin; 0.0 if it failed otherwise.
         """
-        self.load.failed(now)
+        self.load.failed(now, silence)
         is_of_endpoint = failure.is_of_endpoint
         is_of_model = failure.is_of_model
         if is_of_endpoint or is_of_model:
@@ -191,9 +194,10 @@ class Endpoint:
             breaker.cancelled(token & _TOKEN, now)
         self._release_probe(model, token, now)
 
-    def cancelled(self, model: str, now: float, token: int) -> None:
-        """The caller cancelled the call: it says nothing about the endpoint."""
-        self.load.cancel()
+    def cancelled(self, model: str, now: float, token: int, silence: float = 0.0) -> None:
+        """The caller cancelled the call: it says nothing about the endpoint, but that its response did not begin in
+        `silence` seconds; 0.0 if it did, or the request had not ended."""
+        self.load.cancel(silence, now)
         if self.breaker is not None:
             self.breaker.cancelled(token & _TOKEN, now)
             self._release_probe(model, token, now)

@@ -34,7 +34,7 @@ class PeakEwma:
     """One endpoint's load. Each call that was started ends once: finished, failed or cancelled.
 
     Failures do not count in the latency, where a few of them would hide which endpoint is fast, but in a separate
-    penalty. It decays like a peak, and each success halves it.
+    penalty. It decays like a peak, and each success halves it. Silence counts as latency, whoever ends it.
 
     `start` and `cancel` cost 0.02 us, `finish` and `score` 0.13 us, `failed` 0.2 us, `score` in slow start 0.3 us.
     """
@@ -56,7 +56,8 @@ class PeakEwma:
 
     @property
     def latency(self) -> float | None:
-        """The peak EWMA as of the last response, in seconds; None before the first one."""
+        """The peak EWMA as of the last response, or of the last call that was given up, in seconds; None before the
+        first one."""
         return self._latency or None
 
     def start(self) -> None:
@@ -79,18 +80,31 @@ class PeakEwma:
             # Decay never reaches zero, and denormal numbers would be computed forever.
             self._penalty = self._penalty * left * 0.5 if self._penalty > 0.01 else 0.0
 
-    def failed(self, now: float) -> None:
-        """A call failed. Its latency does not count, or an endpoint that fails fast would attract every call."""
+    def failed(self, now: float, silence: float = 0.0) -> None:
+        """A call failed. Its latency does not count, or an endpoint that fails fast would attract every call.
+
+        Args:
+            silence: seconds for which a response was waited for that did not begin; 0.0 if it failed otherwise.
+        """
         self.in_flight -= 1
         penalty = self._penalty
         if now > self._stamp:
             penalty *= exp((self._stamp - now) / TIME_CONSTANT)
             self._stamp = now  # The latency does not decay while there are only failures.
         self._penalty = min(penalty + _PENALTY, _PENALTY_MOST)
+        if silence > (self._latency or _FAILED):
+            self._latency = silence
 
-    def cancel(self) -> None:
-        """A call was cancelled: it says nothing about the endpoint."""
+    def cancel(self, silence: float = 0.0, now: float = 0.0) -> None:
+        """A call was given up, which says nothing about the endpoint but this: its response would have begun after more
+        than `silence` seconds. Of one that hangs while all its callers give up nothing else is ever known."""
         self.in_flight -= 1
+        if silence > _SHORTEST:
+            left = exp((self._stamp - now) / TIME_CONSTANT) if now > self._stamp else 1.0
+            if silence > (self._latency or (_FAILED if self._penalty else 0.0)) * left:
+                self._latency = silence
+                self._penalty *= left
+                self._stamp = max(now, self._stamp)
 
     def score(self, now: float) -> float:
         """Latency times (calls in flight + 1): roughly the seconds that the next call would wait.

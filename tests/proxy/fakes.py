@@ -361,7 +361,7 @@ class FakePool:
 class FakeEndpoint:
     """An endpoint (`endpoint.Endpoint`) with one pool for REST and gRPC: records how calls went."""
 
-    FOR_TESTS: ClassVar = frozenset({"pool", "real", "reports", "token"})
+    FOR_TESTS: ClassVar = frozenset({"pool", "real", "reports", "silences", "token"})
 
     def __init__(self, key: str = "endpoint-0", make_stream: Callable[[], FakeUpstream] = FakeUpstream) -> None:
         self.key = key
@@ -373,6 +373,8 @@ class FakeEndpoint:
         """Of the next call."""
         self.reports: list[str] = []
         """For each call `begin` and how it went."""
+        self.silences: list[float] = []
+        """Of each call that was given up or failed."""
 
     @property
     def real(self) -> Endpoint:
@@ -387,10 +389,14 @@ class FakeEndpoint:
         assert seconds >= 0
         self._report("succeeded", token)
 
-    def failed(self, model: str, failure: Failure, now: float, token: int, is_slow: bool = False) -> None:
+    def failed(
+        self, model: str, failure: Failure, now: float, token: int, is_slow: bool = False, silence: float = 0.0
+    ) -> None:
+        self.silences.append(silence)
         self._report(failure.value, token)
 
-    def cancelled(self, model: str, now: float, token: int) -> None:
+    def cancelled(self, model: str, now: float, token: int, silence: float = 0.0) -> None:
+        self.silences.append(silence)
         self._report("cancelled", token)
 
     def _report(self, what: str, token: int) -> None:

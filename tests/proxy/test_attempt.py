@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
@@ -459,6 +460,30 @@ class TestTimes:
         assert made.reports == reports
         made.attempt.cancel()
         assert made.reports == (reports or ["cancelled"])
+
+    @pytest.mark.parametrize("end", ["cancel", "deadline_passed", "time_out"])
+    @pytest.mark.parametrize(
+        ("state", "received", "silence"),
+        [
+            (AWAITING, 0.0, 2.0),
+            (AWAITING, 0.5, 1.5),
+            (AWAITING, inf, 0.0),
+            (HEADED, 0.0, 2.0),
+            (DEFERRED, 0.0, 2.0),
+            (ANSWERING, 0.0, 0.0),
+            (ACQUIRING, 0.0, 0.0),
+        ],
+    )
+    def test_how_long_the_endpoint_was_silent_is_told(
+        self, end: str, state: State, received: float, silence: float
+    ) -> None:
+        """From the end of the request on, of which it may wait for the rest."""
+        made = alone(state, is_grpc=state in (HEADED, DEFERRED))
+        made.attempt.sent = begun = made.loop.now
+        made.loop.now += 2.0
+        getattr(made.attempt, end)(begun + received if received else 0.0)
+        made.attempt.cancel(begun + received if received else 0.0)
+        assert made.endpoint.silences == [pytest.approx(silence)]
 
     @pytest.mark.parametrize("state", [ACQUIRING, ANSWERING])
     def test_but_not_one_that_was_not_asked_or_has_begun(self, state: State) -> None:

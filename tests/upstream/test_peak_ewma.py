@@ -39,6 +39,59 @@ def test_nothing_known_is_tried_with_one_call_at_a_time() -> None:
     assert load.score(0.0) == 0.0
 
 
+def test_a_call_that_was_given_up_counts_as_long_as_it_was_waited_for() -> None:
+    load = measured((0.002, 0.0))
+    load.start()
+    load.cancel(0.3, 1.0)
+    assert load.score(1.0) == pytest.approx(0.3)
+    load.start()
+    load.cancel(0.2, 1.0)  # of that nothing new is known
+    assert load.score(1.0) == pytest.approx(0.3)
+    assert load.score(1.0 + TIME_CONSTANT) == pytest.approx(0.3 * exp(-1))
+    load.start()
+    load.cancel(0.2, 1.0 + TIME_CONSTANT)  # of that there is: it has not become as fast as it seemed
+    assert load.score(1.0 + TIME_CONSTANT) == pytest.approx(0.2)
+    load.start()
+    load.finish(0.002, 1.0 + TIME_CONSTANT * 9)
+    assert load.score(1.0 + TIME_CONSTANT * 9) == pytest.approx(0.002, rel=0.1)
+
+
+def test_one_that_never_answered_does_not_look_idle_when_its_calls_are_given_up() -> None:
+    load = PeakEwma()
+    load.start()
+    load.cancel(0.3, 1.0)
+    assert load.score(1.0) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("silence", [1e-38, 0.00005, 0.5])
+def test_one_that_has_only_ever_failed_does_not_look_better_for_a_call_that_is_given_up(silence: float) -> None:
+    load = failing(PeakEwma(), 0.0)
+    before = load.score(0.0)
+    load.start()
+    load.cancel(silence, 0.0)
+    assert load.score(0.0) == before
+    load.start()
+    load.failed(0.0, silence)
+    assert load.score(0.0) > before
+
+
+def test_a_call_that_failed_for_its_silence_counts_as_that_long_too() -> None:
+    load = measured((0.002, 0.0))
+    load.start()
+    load.failed(1.0, 0.9)
+    assert load.latency == 0.9
+    load.start()
+    load.failed(2.0, 0.1)
+    assert load.latency == 0.9
+
+
+def test_the_penalty_decays_when_a_call_is_given_up() -> None:
+    load = failing(measured((0.002, 0.0)), 0.0)
+    load.start()
+    load.cancel(1.0, 100.0)
+    assert load.score(100.0) == pytest.approx(1.0)
+
+
 def test_of_two_that_nothing_is_known_of_the_one_with_fewer_calls_is_better() -> None:
     one, other = PeakEwma(), PeakEwma()
     one.start()
@@ -223,10 +276,14 @@ class Life(RuleBasedStateMachine):
             assert self.load.score(self.now) / (self.load.in_flight + 1) >= before
 
     @precondition(lambda self: self.started > self.ended)
-    @rule()
-    def cancel(self) -> None:
-        self.load.cancel()
+    @rule(silence=st.just(0.0) | latencies)
+    def cancel(self, silence: float) -> None:
+        before = self.load.score(self.now) / (self.load.in_flight + 1)
+        self.load.cancel(silence, self.now)
         self.ended += 1
+        self.is_known = self.is_known or silence > 0.0001
+        if silence > 0.0001 and not self.load.is_warming and self.load.in_flight:
+            assert self.load.score(self.now) / (self.load.in_flight + 1) >= min(before, silence) * (1 - 1e-9)
 
     @rule(seconds=st.integers(min_value=0, max_value=100))
     def warm_up(self, seconds: int) -> None:
