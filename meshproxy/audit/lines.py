@@ -7,6 +7,8 @@ read by `chain`. Fields that are not known here are ignored: lines of later vers
 
 from __future__ import annotations
 
+import json
+import re
 from enum import Enum
 from typing import Annotated, NamedTuple
 
@@ -69,6 +71,16 @@ class BadLine(ValueError):
     """It is no line of an audit trail. The message says why."""
 
 
+_WORD = re.compile(r"[\w.@|/:+=*~-]*")
+_NAME = re.compile(r"[\w.@|/+=*~-]*")
+"""Without the colon, behind which is the version."""
+
+
+def quoted(text: str, plain: re.Pattern[str] = _WORD) -> str:
+    """A text that callers choose as a word of a sentence: in quotes, if it could be taken for more of the sentence."""
+    return text if plain.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
 class Caller(NamedTuple):
     """Who called. All are None for an anonymous caller."""
 
@@ -79,7 +91,7 @@ class Caller(NamedTuple):
     iam_role: str | None = None
 
     def __str__(self) -> str:
-        token = f"{self.issuer}:{self.subject}" if self.issuer is not None else None
+        token = f"{self.issuer}:{quoted(self.subject or '')}" if self.issuer is not None else None
         names = [name for name in (self.spiffe_id, token, self.iam_role) if name is not None]
         return " as ".join(names) or "an anonymous caller"
 
@@ -93,7 +105,8 @@ class Model(NamedTuple):
     signature: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.version or self.label}" if self.version or self.label else self.name
+        name, version = quoted(self.name, _NAME), self.version or self.label
+        return f"{name}:{quoted(version)}" if version else name
 
 
 class Record(NamedTuple):

@@ -66,6 +66,23 @@ def test_a_call_that_was_refused_before_anything_was_known() -> None:
     assert sentence(read_line(line)) == f"{WHEN}: an anonymous caller was denied to call /v1/x."
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("team/resnet_50.v2", "team/resnet_50.v2"),
+        ("modèle", "modèle"),
+        ("a:3", '"a:3"'),
+        ("a, b", '"a, b"'),
+        ('a". Bob', '"a\\". Bob"'),
+    ],
+)
+def test_names_are_no_part_of_the_sentence(name: str, shown: str) -> None:
+    line = call("denied", resources=[{"name": name}], actor={"user": {"uid": name}, "idp": {"name": "corp"}})
+    told = sentence(read_line(line))
+    subject = shown if name != "a:3" else name
+    assert told.startswith(f"{WHEN}: corp:{subject} from 10.0.0.1:40000 was denied to predict {shown} (by finance)")
+
+
 def test_many_models() -> None:
     record = read_line(call("admin", resources=[{"name": name} for name in "abcde"], unmapped={"model_count": 9}))
     assert models(record) == "a, b, c and 6 more"
