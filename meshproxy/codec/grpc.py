@@ -137,6 +137,12 @@ def grpc_status(headers: Headers) -> int | None:
     return None
 
 
+def forbids_retry(headers: Headers) -> bool:
+    """A call that failed with these fields is not to be made again: its `grpc-retry-pushback-ms` is no number of
+    milliseconds (gRPC proposal A6, Pushback)."""
+    return any(name == b"grpc-retry-pushback-ms" and not value.isdigit() for name, value in headers)
+
+
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 

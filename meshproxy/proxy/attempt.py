@@ -22,7 +22,7 @@ from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Final, Protocol
 
-from meshproxy.codec.grpc import grpc_status
+from meshproxy.codec.grpc import forbids_retry, grpc_status
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.headers import REFUSAL_HEADER
 from meshproxy.proxy.exchange import AttemptRecord, ResponseFlags
@@ -142,6 +142,7 @@ class Attempt:
         "_token",
         "endpoint",
         "first_byte",
+        "forbids_retry",
         "grpc_status",
         "pool",
         "sent",
@@ -197,6 +198,8 @@ class Attempt:
         """HTTP status of the answer."""
         self.grpc_status: int | None = None
         """What a gRPC call ended with."""
+        self.forbids_retry = False
+        """The server has said so, with that status."""
         self._head: ResponseHead | None = None
         """Of a gRPC answer, while DEFERRED."""
         self._needs_status = False
@@ -270,6 +273,8 @@ class Attempt:
             elif head.end:
                 self.grpc_status = grpc_status(head.headers)
                 failure = of_grpc(self.grpc_status)
+                if self.grpc_status != 0:
+                    self.forbids_retry = forbids_retry(head.headers)
             else:
                 self._needs_status = True
                 if self._listener.request_ended:
@@ -336,6 +341,8 @@ class Attempt:
                 if status != 0 or headers[1:]:  # nearly all say 0 and nothing else
                     headers = clean_trailers(headers, self.endpoint.is_sidecar)
                 failure = of_grpc(status) if status != 0 else None
+                if status != 0:
+                    self.forbids_retry = forbids_retry(headers)
             self.report(failure)
             head, self._head = self._head, None
             if head is not None:

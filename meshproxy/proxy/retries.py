@@ -256,7 +256,7 @@ class Retries:
             failure = Failure.STATUS
         if failure is not None:
             other = self._other(attempt)
-            if other is not None or self._may_retry(failure):
+            if other is not None or self._may_retry(failure, attempt.forbids_retry):
                 attempt.cancel()
                 self._go_on(attempt, other)
                 return None
@@ -365,10 +365,10 @@ class Retries:
         other = self._hedge if attempt is self.current else self.current
         return other if other is not None and not other.is_over else None
 
-    def _may_retry(self, failure: Failure) -> bool:
-        """Whether the call is tried again; counted, also if it is not."""
+    def _may_retry(self, failure: Failure, is_forbidden: bool = False) -> bool:
+        """Whether the call is tried again; counted, also if it is not. `is_forbidden`: by the server."""
         request = self._request
-        skip = self._why_not(failure)
+        skip = self._why_not(failure, is_forbidden)
         if skip is None:
             request.context.traffic.retried(request, failure)
         elif self._route.retry.attempts > 1 and skip is not Skip.REASON:
@@ -377,7 +377,7 @@ class Retries:
             request.note(request.context.now(), Happening.RETRY_SKIPPED, *facts)
         return skip is None
 
-    def _why_not(self, failure: Failure) -> Skip | None:
+    def _why_not(self, failure: Failure, is_forbidden: bool) -> Skip | None:
         request, rule = self._request, self._route.retry
         call = request.forwarded
         skip = rule.skip(failure, call.verb if call is not None else None, self.count)
@@ -385,6 +385,8 @@ class Retries:
             return skip
         if self._committed is not None:
             return Skip.ANSWERED
+        if is_forbidden:
+            return Skip.PUSHBACK
         if self._replay is None and self._has_sent:
             return Skip.BODY
         now = request.context.now()

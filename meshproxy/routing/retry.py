@@ -34,6 +34,8 @@ class Skip(Enum):
     """The retry budget is exhausted."""
     BODY = "body"
     """The body was sent and is not in the replay buffer: it is longer than `replayBytes`."""
+    PUSHBACK = "pushback"
+    """The server forbids it (`grpc-retry-pushback-ms`)."""
     ANSWERED = "answered"
     """A part of the response was sent to the client."""
     DEADLINE = "deadline"

@@ -10,6 +10,7 @@ from meshproxy.codec.grpc import (
     Misframed,
     decode_message,
     encode_message,
+    forbids_retry,
     format_timeout,
     frame,
     grpc_status,
@@ -221,3 +222,12 @@ def test_the_status_of_a_call(value: bytes, status: int) -> None:
 
 def test_a_call_without_a_status() -> None:
     assert grpc_status(((b"grpc-message", b"0"),)) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "is_so"), [(b"-1", True), (b"1.5", True), (b"", True), (b"0", False), (b"250", False)]
+)
+def test_a_server_forbids_to_retry(value: bytes, is_so: bool) -> None:
+    fields = ((b"grpc-status", b"14"), (b"grpc-retry-pushback-ms", value))
+    assert forbids_retry(fields) is is_so
+    assert not forbids_retry(fields[:1])

@@ -861,6 +861,25 @@ class TestChosenStatuses:
         assert client.headers[b"grpc-status"] == b"10"
         assert world.traffic.events == [("skipped", "status", "verb")]
 
+    @pytest.mark.parametrize("form", ["trailers only", "head and trailers"])
+    @pytest.mark.parametrize(("pushback", "count"), [(b"-1", 1), (b"soon", 1), (b"", 1), (b"1000", 2)])
+    @pytest.mark.parametrize("status", [b"8", b"14"])
+    def test_nor_what_the_server_forbids(
+        self, world: Any, wire: Any, form: str, pushback: bytes, count: int, status: bytes
+    ) -> None:
+        cluster = world.serve(2, retries=RetrySettings(grpc_statuses=("RESOURCE_EXHAUSTED",)))
+        client = world.grpc(wire.spec(b"open"))
+        fields: Headers = ((b"grpc-status", status), (b"grpc-retry-pushback-ms", pushback))
+        if form == "trailers only":
+            cluster.streams[0].sink.head_received(head(headers=fields, end=True))
+        else:
+            cluster.streams[0].sink.head_received(head())
+            cluster.streams[0].sink.trailers_received(fields)
+        assert len(cluster.streams) == count
+        if count == 1:
+            assert dict(client.trailers or client.headers)[b"grpc-retry-pushback-ms"] == pushback
+            assert [event[2] for event in world.traffic.events] == ["pushback"]
+
     def test_a_reason_keeps_its_name(self, world: Any, wire: Any) -> None:
         cluster = world.serve(2, retries=RetrySettings(grpc_statuses=("UNAVAILABLE",)))
         world.grpc(wire.spec(b"open"))

@@ -79,7 +79,7 @@ def test_no_wait_is_longer_than_its_bound(backoff: float, most: float, tries: in
 
 def test_words_of_a_metric() -> None:
     assert {skip.value for skip in Skip} == {
-        "reason", "verb", "attempts", "budget", "body", "answered", "deadline", "no-endpoint",
+        "reason", "verb", "attempts", "budget", "body", "pushback", "answered", "deadline", "no-endpoint",
     }  # fmt: skip
 
 
