@@ -204,12 +204,12 @@ def _takes_hook(pod: Pod, server: Container, choices: Choices, warnings: list[st
         if choices.has_drain_hook:
             raise _CannotInject(f"{PREFIX}drain-hook: container {server.name} has a preStop of its own")
         return False
-    if pod.spec.share_process_namespace:
+    if shared := pod.spec.shared_processes:  # the hook ends the children of the first process, here another one's
         if choices.has_drain_hook:
-            raise _CannotInject(f"{PREFIX}drain-hook: with shareProcessNamespace it cannot find the model server")
+            raise _CannotInject(f"{PREFIX}drain-hook: with {shared} it cannot find the model server")
         warnings.append(
-            f"container {server.name} got no preStop hook because of shareProcessNamespace: requests in flight may be "
-            "lost when the pod ends"
+            f"container {server.name} got no preStop hook because of {shared}: requests in flight may be lost when the "
+            "pod ends"
         )
         return False
     return True

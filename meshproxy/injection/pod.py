@@ -83,11 +83,19 @@ class Spec(Part, frozen=True):
     host_network: bool | None = None
     restart_policy: str | None = None
     share_process_namespace: bool | None = None
+    host_pid: bool | None = msgspec.field(default=None, name="hostPID")
     termination_grace_period_seconds: int | None = None
     security_context: SecurityContext | None = None
     node_selector: Mapping[str, str] | None = None
     os: Os | None = None
     resources: Mapping[str, Any] | None = None
+
+    @property
+    def shared_processes(self) -> str:
+        """The field by which its containers see processes that are not theirs; empty without one."""
+        if self.host_pid:
+            return "hostPID"
+        return "shareProcessNamespace" if self.share_process_namespace else ""
 
     @property
     def is_windows(self) -> bool:

@@ -121,6 +121,7 @@ def _variables(settings: Settings) -> dict[str, str]:
         "servers": f"lists.range(size({_CONTAINERS})).filter(i, {_looks_like_one(f'{_CONTAINERS}[i]')})",
         "serves": "size(variables.servers) > 0",
         "hooked": "variables.serves && !object.spec.?shareProcessNamespace.orValue(false) && "
+        "!object.spec.?hostPID.orValue(false) && "
         f"!has({_CONTAINERS}[variables.servers[0]].lifecycle)",
         "name": f"{name}.endsWith('-') ? {name}.substring(0, size({name}) - 1) : {name}",
         "annotations": f"variables.serves ? {_annotations(serves)} : {_annotations(calls)}",

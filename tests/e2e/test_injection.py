@@ -303,6 +303,7 @@ async def test_the_policy_gives_the_same_sidecar(namespace: TestNamespace) -> No
         pod(container={"image": "registry.example.com/app"}, **SILENT),
         pod(terminationGracePeriodSeconds=100, container={"image": "x", "ports": [{"containerPort": 8501}]}, **SILENT),
         pod(container={"lifecycle": {"preStop": {"exec": {"command": ["true"]}}}}, **SILENT),
+        pod(hostPID=True, **SILENT),
         pod(container={"image": "x", "command": ["/usr/bin/tensorflow_model_server"]}, **SILENT),
         pod(container={"image": "x", "command": ["true", "tensorflow_model_server"]}, **SILENT),
     ):

@@ -186,16 +186,22 @@ def test_who_gets_a_hook() -> None:
         element(injected(pod(container=own)).pod, "spec", "containers", "tensorflow-serving")["lifecycle"]
         == own["lifecycle"]
     )
-    result = injected(pod(shareProcessNamespace=True))
-    assert "lifecycle" not in result.pod["spec"]["containers"][0]
-    assert "no preStop hook because of shareProcessNamespace" in result.warnings[0]
     annotation = {f"{CONFIG}drain-hook": "enabled"}
     assert "a preStop of its own" in refused(pod(container=own, annotations=annotation))
-    assert "shareProcessNamespace" in refused(pod(shareProcessNamespace=True, annotations=annotation))
     without = injected(pod(annotations={f"{CONFIG}drain-hook": "disabled"})).pod
     assert "lifecycle" not in without["spec"]["containers"][0]
     started = {"lifecycle": {"postStart": {"exec": {"command": ["true"]}}}}
     assert set(injected(pod(container=started)).pod["spec"]["containers"][0]["lifecycle"]) == {"postStart", "preStop"}
+
+
+@pytest.mark.parametrize("shared", ["hostPID", "shareProcessNamespace"])
+def test_a_hook_would_end_processes_that_are_not_the_model_servers(shared: str) -> None:
+    """With hostPID those would be the node's: the first process is its init."""
+    spec: dict[str, Any] = {shared: True}
+    result = injected(pod(**spec))
+    assert "lifecycle" not in result.pod["spec"]["containers"][0]
+    assert f"no preStop hook because of {shared}" in result.warnings[0]
+    assert shared in refused(pod(annotations={f"{CONFIG}drain-hook": "enabled"}, **spec))
 
 
 def test_a_socket_is_shared_with_its_user() -> None:
