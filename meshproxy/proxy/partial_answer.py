@@ -21,8 +21,8 @@ ANSWER_BYTES = 1 << 20
 """Of an answer that is filtered; the metadata of a model with a hundred signatures are some 100 KB."""
 UNFORWARDED = frozenset({b"accept-encoding", b"grpc-accept-encoding", b"range", b"if-none-match", b"if-modified-since"})
 """Fields of the request that could bring an answer that cannot be read whole."""
-_OF_BODY = frozenset({b"content-length", b"content-md5", b"digest", b"content-digest", b"etag"})
-"""Fields of the answer that are about the body as it was."""
+_OF_BODY = frozenset({b"content-md5", b"digest", b"content-digest", b"etag"})
+"""Fields of the answer that are about the body as it was. Its length is none of the fields (`codec.events`)."""
 OK = GrpcStatus.OK
 
 
@@ -91,10 +91,6 @@ class PartialAnswer:
 
     def _send(self, body: bytes, *, is_last: bool) -> None:
         headers = tuple([field for field in self._headers if field[0] not in _OF_BODY])
-        length = None
-        if is_last:
-            length = len(body)
-            headers = (*headers, (b"content-length", b"%d" % length))
-        self._client.begin_answer(200, headers, self.first_byte, False, length)
+        self._client.begin_answer(200, headers, self.first_byte, False, len(body) if is_last else None)
         if self._client.answer is not OVER:  # it is if the client does not take a head of this size
             self._client.send_body(body, len(body), is_last)

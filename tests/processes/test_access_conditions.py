@@ -201,3 +201,28 @@ async def test_a_service_account_in_any_namespace(tmp_path: Path) -> None:
             certificate: Certificate = mesh.certificate(namespace, account)
             async with GrpcClient(sidecar.inbound, certificate) as client:
                 assert (await client.call(PREDICT, MESSAGE)).status == status
+
+
+async def test_a_part_of_an_answer_over_both_versions_of_http(tmp_path: Path) -> None:
+    rules = [
+        {"models": ["finance-prod"], "verbs": ["status"], "versions": [1]},
+        {"models": ["finance-prod"], "verbs": ["metadata"], "signatures": ["size"]},
+    ]
+    role = document("ModelRole", {"rules": rules}, "in-part")
+    binding = document("ModelRoleBinding", {"role": "in-part", "subjects": [{"workload": {"namespace": "tests"}}]}, "x")
+    async with running(tmp_path, role, binding) as sidecar:
+        certificate = sidecar.client
+        base = f"https://{SERVER_NAME}:{sidecar.port}/v1/models/finance-prod"
+        for version in ("--http1.1", "--http2"):
+            process = await asyncio.create_subprocess_exec(
+                *("curl", "-s", "-w", "\n%{http_code}\n", "--max-time", "20", version, base, f"{base}/metadata"),
+                *("--cacert", str(certificate.bundle), "--cert", str(certificate.certificate)),
+                *("--key", str(certificate.key)),
+                *("--connect-to", f"{SERVER_NAME}:{sidecar.port}:127.0.0.1:{sidecar.port}"),
+                stdout=asyncio.subprocess.PIPE,
+            )
+            out, _ = await process.communicate()
+            status, code, metadata, other_code = out.decode().splitlines()
+            assert (code, other_code) == ("200", "200")
+            assert [each["version"] for each in json.loads(status)["model_version_status"]] == ["1"]
+            assert list(json.loads(metadata)["metadata"]["signature_def"]["signature_def"]) == ["size"]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeVarTuple, Unpack, cast
 
 from meshproxy.codec.events import Headers, RequestHead, ResponseHead
+from meshproxy.codec.headers import FRAMING
 from meshproxy.config.servers import Key
 from meshproxy.identity.caller import Caller, Token, Workload
 from meshproxy.inference.call import Call
@@ -145,6 +146,7 @@ class FakeDownstream:
             "headers",
             "heads",
             "is_full",
+            "length",
             "receive",
             "reset_code",
             "status",
@@ -158,6 +160,8 @@ class FakeDownstream:
         )
         self.sink: RequestSink | None = None
         self.heads: list[tuple[int, dict[bytes, bytes]]] = []
+        self.length: int | None = None
+        """That the last head declares."""
         self.body = b""
         self.trailers: Headers | None = None
         self.ended = False
@@ -178,7 +182,10 @@ class FakeDownstream:
 
     def send_response(self, status: int, headers: Headers, end: bool, length: int | None = None) -> None:
         assert not self.ended
+        # The codecs write these themselves, and raise if they are given any.
+        assert FRAMING.isdisjoint(name for name, _ in headers)
         self.heads.append((status, dict(headers)))
+        self.length = length
         self.ended = end
 
     def send_data(self, data: bytes, end: bool) -> bool:
