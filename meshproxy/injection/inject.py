@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from meshproxy.config import values
 from meshproxy.injection import drain_hook
 from meshproxy.injection.annotations import PREFIX, Choices, read_choices
 from meshproxy.injection.capture_container import CAPTURE, CapturedPorts, capture_container, ports_of
@@ -86,6 +87,7 @@ def inject(
     if reason := _reason_to_skip(pod, namespace, settings):
         return Skipped(reason)
     choices, problems = read_choices(pod.annotations, settings)
+    problems += _misplaced(pod)
     owner = owner or pod.meta.owner
     try:
         plan = _plan(pod, owner.kind, settings, choices)
@@ -94,6 +96,17 @@ def inject(
     if problems:
         return Refused(tuple(problems))
     return _carry_out(plan, Draft(content, text_of), settings, choices, pod.name or owner.name)
+
+
+def _misplaced(pod: Pod) -> list[str]:
+    """What was meant for us, but is not read: whoever wrote it would take it for what holds."""
+    labels = pod.meta.labels or {}
+    problems = [f"{key} is an annotation, not a label" for key in labels if key.startswith(PREFIX)]
+    if labels.get(LABEL, "enabled") != "enabled":
+        problems.append(f"label {LABEL}: expected enabled or disabled, got {values.shown(labels[LABEL])}")
+    if LABEL in pod.annotations:
+        problems.append(f"{LABEL} is a label, not an annotation")
+    return problems
 
 
 def _reason_to_skip(pod: Pod, namespace: str, settings: Settings) -> str:

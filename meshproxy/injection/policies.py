@@ -203,6 +203,13 @@ def _limits() -> dict[str, str]:
         f"annotations {PREFIX}* are read by the injector's webhook only: take them away, or install the webhook": (
             f"!object.metadata.?annotations.orValue({{}}).exists(key, key.startsWith({text(PREFIX)}))"
         ),
+        f"{PREFIX}* are annotations, not labels": (
+            f"!object.metadata.?labels.orValue({{}}).exists(key, key.startsWith({text(PREFIX)}))"
+        ),
+        f"label {LABEL}: expected enabled or disabled": (
+            f"object.metadata.?labels[?{text(LABEL)}].orValue('enabled') in ['enabled', 'disabled']"
+        ),
+        f"{LABEL} is a label, not an annotation": f"!({text(LABEL)} in object.metadata.?annotations.orValue({{}}))",
         "several containers look like TensorFlow Serving: only the injector's webhook can be told which one it is": (
             f"size({containers}.filter(c, {_looks_like_one('c')})) < 2"
         ),

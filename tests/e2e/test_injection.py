@@ -325,6 +325,14 @@ async def test_the_policy_gives_the_same_sidecar(namespace: TestNamespace) -> No
     )
     socket = pod(container={"args": ["--grpc_socket_path=/run/a"]})
     assert "needs the injector's webhook" in await refused(server, socket)
+    for metadata, said in (
+        ({"labels": {LABEL: "false"}}, "expected enabled or disabled"),
+        ({"annotations": {LABEL: "disabled"}}, "is a label, not an annotation"),
+        ({"labels": {"config.meshproxy.dev/workers": "2"}}, "are annotations, not labels"),
+    ):
+        wrong = pod()
+        wrong["metadata"] |= metadata
+        assert said in await refused(server, wrong)
     two = pod()
     two["spec"]["containers"].append({"name": "other", "image": "tensorflow/serving"})
     assert "several containers look like TensorFlow Serving" in await refused(server, two)

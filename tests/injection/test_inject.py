@@ -170,6 +170,22 @@ def test_an_application_gets_a_sidecar_to_call_with(tmp_path: Path) -> None:
     assert "both disabled" in refused(content)
 
 
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({"labels": {"meshproxy.dev/inject": "false"}}, 'expected enabled or disabled, got "false"'),
+        ({"labels": {"meshproxy.dev/inject": ""}}, 'expected enabled or disabled, got ""'),
+        ({"annotations": {"meshproxy.dev/inject": "disabled"}}, "meshproxy.dev/inject is a label, not an annotation"),
+        ({"labels": {f"{CONFIG}workers": "2"}}, f"{CONFIG}workers is an annotation, not a label"),
+    ],
+)
+def test_what_is_written_in_the_wrong_place_or_word(metadata: dict[str, Any], said: str) -> None:
+    """It would be taken for what holds: the pod would have a sidecar where it says that it wants none."""
+    content = pod()
+    content["metadata"] |= metadata
+    assert said in refused(content)
+
+
 def test_the_drain_ends_before_the_pod(tmp_path: Path) -> None:
     """The grace period covers the hook; without a hook, the drain is as long as the grace period allows."""
     assert injected(pod()).pod["spec"]["terminationGracePeriodSeconds"] == 40
