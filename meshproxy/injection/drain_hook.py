@@ -2,7 +2,8 @@
 
 TensorFlow Serving does in its image, where the first process is a shell that forwards no signals, and it does not
 drain. A native sidecar is stopped after it. So the hook waits for the endpoint to be removed from the Service, lets the
-sidecar drain, waits until that is done, and ends the model server. Without it the pod hangs until it is killed.
+sidecar drain, waits until that is done, and ends the model server. Without it the pod hangs until it is killed. So does
+one whose model server is the first process itself: nothing in the container can end that one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if exec 3<>/dev/tcp/127.0.0.1/{ADMIN}; then
   printf 'POST /drain HTTP/1.1\\r\\nhost: localhost\\r\\ncontent-length: 0\\r\\n\\r\\n' >&3
   while ((SECONDS < {end})) && (exec 4<>/dev/tcp/127.0.0.1/{ADMIN}) 2>/dev/null; do sleep 0.1; done
 fi
-kill $(</proc/1/task/1/children)
+[[ -z $(</proc/1/task/1/children) ]] || kill $(</proc/1/task/1/children)
 """
     return {"exec": {"command": ["/bin/bash", "-c", script]}}
 

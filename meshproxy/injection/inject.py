@@ -247,7 +247,13 @@ def _socket(pod: Pod, server: Container | None) -> tuple[int, Mount | None]:
             f"container {server.name} has --grpc_socket_path, and only its own user can connect there: set its "
             "securityContext.runAsUser to a user other than root"
         )
-    return user, max(mounts, key=lambda each: len(each.mount_path))
+    mount = max(mounts, key=lambda each: len(each.mount_path))
+    if mount.sub_path_expr:
+        raise _CannotInject(
+            f"container {server.name} has --grpc_socket_path={path} in a volume with subPathExpr, which the sidecar "
+            "cannot work out: use subPath, or an emptyDir of its own"
+        )
+    return user, mount
 
 
 def _captured(pod: Pod, server: Container | None, user: int, choices: Choices, *, outbound: bool) -> CapturedPorts:

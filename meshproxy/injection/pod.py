@@ -27,6 +27,8 @@ class Port(Part, frozen=True):
 class Mount(Part, frozen=True):
     name: str = ""
     mount_path: str = ""
+    sub_path: str | None = None
+    sub_path_expr: str | None = None
 
 
 class SecurityContext(Part, frozen=True):

@@ -90,6 +90,8 @@ def container(
     ]
     if socket is not None:
         mounts.append({"name": socket.name, "mountPath": socket.mount_path, "readOnly": True})
+        if socket.sub_path:
+            mounts[-1]["subPath"] = socket.sub_path
     return {
         "name": SIDECAR,
         "image": choices.image,

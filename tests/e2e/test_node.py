@@ -16,6 +16,7 @@ from meshproxy.devtools.node.network import ADDRESS, SERVICES, Machine, PodNetwo
 from meshproxy.devtools.node.process import ContainerProcess
 from meshproxy.devtools.node.services import ServicePort, rules
 from meshproxy.devtools.node.spec import read_spec
+from meshproxy.injection.drain_hook import drain_hook
 from tests.processes.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"])]
@@ -106,7 +107,7 @@ async def test_the_first_process_of_a_container(pods: Pods) -> None:
     assert await process.run(["sh", "-c", "test $(id -u) = 0 && test $(cat /proc/1/comm) = sh"]) == 0
     assert await process.run(["sleep", "60"], timeout=0.1) is None
     # As the hook of a model server does.
-    hook = await process.run(["bash", "-c", "kill $(</proc/1/task/1/children)"])
+    hook = await process.run(["bash", "-c", drain_hook(0)["exec"]["command"][-1].splitlines()[-1]])
     assert hook in (0, -signal.SIGKILL)  # the first process may end, and this one with it, before it has ended itself
     assert await process.wait() == 7
     assert await process.run(["true"]) != 0

@@ -232,6 +232,11 @@ def test_a_socket_is_shared_with_its_user() -> None:
     own = {**server, "securityContext": {"runAsUser": 7}}
     after = injected(pod(container=own, securityContext={"runAsUser": 1000})).pod
     assert element(after, "spec", "initContainers", "meshproxy", "securityContext")["runAsUser"] == 7
+    part = {**server, "volumeMounts": [{"name": "run", "mountPath": "/run/serving", "subPath": "sockets"}]}
+    after = injected(pod(container=part, securityContext={"runAsUser": 1000})).pod
+    assert element(after, "spec", "initContainers", "meshproxy")["volumeMounts"][-1]["subPath"] == "sockets"
+    part["volumeMounts"] = [{"name": "run", "mountPath": "/run/serving", "subPathExpr": "$(POD)"}]
+    assert "subPathExpr" in refused(pod(container=part, securityContext={"runAsUser": 1000}))
     assert "runAsUser to a user other than root" in refused(pod(container=server))
     assert "runAsUser" in refused(pod(container=server, securityContext={"runAsUser": 0}))
     assert "in none of its volumes" in refused(pod(container={"args": server["args"]}))
