@@ -113,6 +113,9 @@ class AttemptListener(Protocol):
     def failed_late(self, attempt: Attempt, failure: Failure) -> None:
         """The trailers say that the call failed, after the head was passed on."""
 
+    def gave_up(self) -> bool:
+        """The endpoint has cancelled a gRPC call. True: because the time that it was given is up, and all is done."""
+
     def broke(self, attempt: Attempt, failure: Failure, code: int) -> None:
         """The answer broke after it was passed on, with an HTTP/2 error code."""
 
@@ -359,9 +362,12 @@ class Attempt:
         """The answer broke off."""
         if self.is_over:
             return
+        self.upstream = None
+        if code == ErrorCode.CANCEL and self._is_grpc and self._listener.gave_up():
+            self.cancel()
+            return
         was_answering = self.state is ANSWERING
         self.state = OVER
-        self.upstream = None
         if code == ErrorCode.REFUSED_STREAM and not self.first_byte:
             failure = Failure.GOAWAY if reason is GOING_AWAY else Failure.REFUSED
         else:

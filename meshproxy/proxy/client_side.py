@@ -432,7 +432,7 @@ class ClientSide(LiveExchange):
             if due - TIMER_SECONDS < self.deadline:
                 self.deadline = due - TIMER_SECONDS
         else:
-            self._timer = self.context.loop.call_at(due, self._time_out)
+            self._timer = self.context.loop.call_at(due, self.time_out)
 
     def look_at(self, when: float) -> None:
         """See whether bytes move then; before that, whether the time limit is near."""
@@ -446,7 +446,7 @@ class ClientSide(LiveExchange):
         if self.answer is OVER:
             return  # ended by another one that expired in the same sweep
         if self._timer is None and self.due and now >= self.due - TIMER_SECONDS:
-            self._timer = self.context.loop.call_at(self.due, self._time_out)
+            self._timer = self.context.loop.call_at(self.due, self.time_out)
         if now < self._look:
             self.deadline = self._look
         elif self.answer is REFUSING:
@@ -458,7 +458,8 @@ class ClientSide(LiveExchange):
             self.check_progress(now)
 
     @guarded
-    def _time_out(self) -> None:
+    def time_out(self) -> None:
+        """The time limit has passed."""
         if self.refusal is None:  # otherwise the rest of the request is being read
             self.flag(ResponseFlags.UT)
             self.timed_out()

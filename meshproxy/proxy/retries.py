@@ -39,6 +39,11 @@ if TYPE_CHECKING:
     from meshproxy.upstream.endpoint import Endpoint
     from meshproxy.upstream.latency import Latency
 
+SERVER_EARLY = 0.005
+"""Seconds. Servers of gRPC cancel a call when its time is up, some with nothing but RST_STREAM (grpc-go, while the
+method runs), and before our timer: what they are told is rounded down to milliseconds, and they may round once more. As
+for clients of gRPC, that is the deadline and no failure."""
+
 
 class Retries:
     """Makes the attempts of one request, and listens to them (`attempt.AttemptListener`)."""
@@ -300,6 +305,14 @@ class Retries:
     def failed_late(self, attempt: Attempt, failure: Failure) -> None:
         """Only its trailers said that the call failed: it may not be tried again, which is counted."""
         self._may_retry(failure)
+
+    def gave_up(self) -> bool:
+        """Whether the deadline has passed, or will at once: then the call ends as it does when our timer is first."""
+        request = self._request
+        if not request.due or request.due - request.context.now() > SERVER_EARLY:
+            return False
+        request.time_out()
+        return True
 
     def broke(self, attempt: Attempt, failure: Failure, code: int) -> None:
         """The answer broke after it was passed on."""

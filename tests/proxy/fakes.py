@@ -648,7 +648,9 @@ class RecordedSink:
 class RecordedListener:
     """Records what an attempt tells (`attempt.AttemptListener`). As `Retries` does, it cancels one that has failed."""
 
-    FOR_TESTS: ClassVar = frozenset({"errors", "events", "names", "raises", "records", "refusal", "sink", "states"})
+    FOR_TESTS: ClassVar = frozenset(
+        {"errors", "events", "names", "raises", "records", "refusal", "sink", "states", "time_is_up"}
+    )
 
     def __init__(self) -> None:
         self.request_ended = True
@@ -664,6 +666,8 @@ class RecordedListener:
         """Who takes the answer; None: the attempt is cancelled instead."""
         self.raises: dict[str, Exception] = {}
         """Raised when an event of that name comes."""
+        self.time_is_up = False
+        """What `gave_up` says."""
 
     @property
     def names(self) -> list[object]:
@@ -689,6 +693,9 @@ class RecordedListener:
 
     def failed_late(self, attempt: Attempt, failure: Failure) -> None:
         self._record(attempt, "failed_late", failure)
+
+    def gave_up(self) -> bool:
+        return self.time_is_up
 
     def broke(self, attempt: Attempt, failure: Failure, code: int) -> None:
         self._record(attempt, "broke", failure, code)

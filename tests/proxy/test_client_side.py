@@ -184,7 +184,7 @@ class TestRefusals:
             raise RuntimeError("a defect")
 
         monkeypatch.setattr(Recorded, "abandon", fail)
-        side._time_out()
+        side.time_out()
         assert (side.answer, side.stream.reset_code) == (OVER, ErrorCode.INTERNAL_ERROR)
         assert world.finished == [side]
         assert "internal error" in caplog.text

@@ -478,10 +478,53 @@ class TestDeadlineGate:
     def test_a_deadline_that_passes_blames_a_silent_endpoint(self) -> None:
         made = Alone(timeout=2.0).begin()
         made.loop.now += 2.0
-        made.request._time_out()
+        made.request.time_out()
         assert made.cluster.reports == ["begin open", "timeout"]
         assert made.client.status == 504
         made.around.assert_nothing_left()
+
+
+class TestAServerWhoseClockIsFirst:
+    """It was told the rest of the time, rounded down, and cancels the call when that is up, as grpc-go does."""
+
+    def made(self, before: float, *, is_grpc: bool = True, timeout: float | None = 0.5) -> Alone:
+        made = Alone(RetrySettings(reasons=EVERY_REASON), is_grpc=is_grpc, timeout=timeout).begin()
+        made.loop.now += 0.5 - before
+        return made
+
+    @pytest.mark.parametrize("before", [0.004, 0.001, 0.0, -0.01])
+    @pytest.mark.parametrize("has_head", [False, True])
+    def test_is_the_deadline(self, before: float, has_head: bool) -> None:
+        made = self.made(before)
+        if has_head:
+            made.streams[0].reader.head_received(head())
+        made.streams[0].reader.reset_received(CANCEL, "the peer reset the stream")
+        assert made.client.headers[b"grpc-status"] == b"4"
+        assert made.request.refusal is not None
+        assert (made.request.refusal.reason, str(made.request.flags)) == (Reason.DEADLINE_EXCEEDED, "UT")
+        assert (made.events, made.cluster.reports) == ([], ["begin open", "cancelled"])  # nobody is to blame
+        made.around.assert_nothing_left()
+
+    def test_one_that_was_silent_is_to_blame_as_ever(self) -> None:
+        made = self.made(0.001 - 1.0, timeout=1.5)
+        made.streams[0].reader.reset_received(CANCEL, "the peer reset the stream")
+        assert made.cluster.reports == ["begin open", "timeout"]
+
+    @pytest.mark.parametrize("code", [CANCEL, INTERNAL_ERROR])
+    def test_what_comes_earlier_is_a_failure(self, code: int) -> None:
+        made = self.made(0.006 if code == CANCEL else 0.001)
+        made.streams[0].reader.reset_received(code, "the peer reset the stream")
+        assert made.events == [("retried", "reset")]
+
+    def test_so_is_a_reset_without_a_deadline(self) -> None:
+        made = self.made(0.0, timeout=None)
+        made.streams[0].reader.reset_received(CANCEL, "the peer reset the stream")
+        assert made.events == [("retried", "reset")]
+
+    def test_rest_has_no_such_servers(self) -> None:
+        made = self.made(0.001, is_grpc=False)
+        made.streams[0].reader.reset_received(CANCEL, "the peer closed the connection")
+        assert made.events == [("retried", "reset")]
 
 
 class TestAHeadBeforeTheRequestsEnd:
@@ -526,7 +569,7 @@ class TestAHeadBeforeTheRequestsEnd:
         if comes:
             made.streams[0].reader.data_received(b"answer", 6, False)
         made.loop.now += 2.0
-        made.request._time_out()
+        made.request.time_out()
         assert made.cluster.reports == ["begin open", "cancelled" if comes else "timeout"]
         made.around.assert_nothing_left()
 
@@ -639,7 +682,7 @@ def happen(made: Alone, what: str, which: int, sent: bytearray) -> None:
     elif what == "client leaves":
         request.reset_received(CANCEL, "gone")
     elif what == "deadline":
-        request._time_out()
+        request.time_out()
     elif what == "client full":
         made.client.is_full = True
     elif what == "client drained":
