@@ -248,7 +248,7 @@ class Retries:
     def interim(self, attempt: Attempt, head: ResponseHead) -> None:
         """A head below 200 came: pass on those of the first attempt."""
         if attempt is self.current:
-            self._request.send_interim(head.status, head.headers)
+            self._request.send_interim(head.status, self._request.context.headers.clean(head.headers))
 
     def answered(self, attempt: Attempt, head: ResponseHead, failure: Failure | None) -> AnswerSink | None:
         """The final head came: pass it on, or try again because of what it says."""

@@ -645,7 +645,8 @@ def server(world: Any, client: Any) -> Any:
 
 class TestHeads:
     def test_interim_heads_are_passed_on(self, client: Any, server: Any) -> None:
-        server.sink.head_received(head(103, headers=((b"link", b"x"),)))
+        claim = (b"x-meshproxy-refusal", b"internal")
+        server.sink.head_received(head(103, headers=((b"link", b"x"), claim)))
         server.sink.head_received(head(103))
         server.respond()
         assert client.heads[0] == (103, {b"link": b"x"})
