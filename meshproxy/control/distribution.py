@@ -6,9 +6,9 @@ Sidecars of one scope are given the same: what concerns them is selected, and en
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections import Counter, deque
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -46,6 +46,21 @@ REFUSALS_KEPT = 64
 """For people who ask why a sidecar has no documents."""
 CHARACTERS = 256
 """Of each name that a sidecar reports."""
+PROBLEMS, PROBLEM_CHARACTERS = 20, 1_000
+"""Of what it says is wrong with documents."""
+LAST_TIME = 253_402_214_400.0
+"""Seconds since the epoch: later ones have no date (9999-12-31)."""
+
+
+@lru_cache(maxsize=64)
+def _shared(text: str) -> str:
+    """One text for all who say the same lately. Not `sys.intern`: Python 3.12 keeps what that was given forever."""
+    return text
+
+
+def _time(seconds: float) -> float:
+    """A time that a sidecar reports; 0, which means that it is not known, for one that is no date."""
+    return seconds if 0.0 <= seconds <= LAST_TIME else 0.0
 
 
 class Watcher(msgspec.Struct, eq=False):
@@ -76,11 +91,12 @@ class Watcher(msgspec.Struct, eq=False):
         """What it says about itself."""
         self.sidecar, self.host = report.sidecar[:CHARACTERS], report.host[:CHARACTERS]
         # Most say the same of these, and need not have a copy each.
-        self.software = sys.intern(report.software[:CHARACTERS])
-        self.version = sys.intern(report.version[:CHARACTERS])
-        self.refused, self.problems = report.refused, report.problems
-        self.certificate_issued = report.certificate_issued
-        self.certificate_expires = report.certificate_expires or self.certificate_expires
+        self.software = _shared(report.software[:CHARACTERS])
+        self.version = _shared(report.version[:CHARACTERS])
+        self.refused = report.refused[:CHARACTERS]
+        self.problems = tuple([problem[:PROBLEM_CHARACTERS] for problem in report.problems[:PROBLEMS]])
+        self.certificate_issued = _time(report.certificate_issued)
+        self.certificate_expires = _time(report.certificate_expires) or self.certificate_expires
 
     @property
     def key(self) -> Key:
@@ -282,7 +298,7 @@ class DocumentService:
         """What a sidecar says now."""
         watcher.report(report)
         if report.refused:
-            fields = {"spiffe_id": watcher.spiffe_id, "version": report.refused, "problems": report.problems}
+            fields = {"spiffe_id": watcher.spiffe_id, "version": report.refused, "problems": watcher.problems}
             logger.warning("a sidecar refused the documents", extra={"fields": fields})
         group = self._join(report.scope)
         if group is not watcher.group:

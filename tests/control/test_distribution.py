@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -377,6 +378,38 @@ async def test_a_sidecar_that_is_lost_is_shown_until_it_is_back(world: World) ->
         await turns()
         assert world.counts()["gone"] == 0
         assert len(list(world.service.entries())) == 2
+
+
+@pytest.mark.parametrize("time", [1e300, -1e300, -1.0])
+async def test_a_time_that_is_no_date_is_not_known(world: World, time: float) -> None:
+    call = FakeCall(workload())
+    async with world.watching(call):
+        call.say(certificate_issued=time, certificate_expires=time)
+        await turns()
+        (entry,) = world.service.entries()
+        assert (entry.certificate_issued, entry.certificate_expires) == (None, moment(NOW + 60.0))
+
+
+async def test_what_is_kept_of_a_report_is_bounded(world: World) -> None:
+    call = FakeCall(workload())
+    async with world.watching(call):
+        call.say(refused="r" * 1_000, problems=["p" * 2_000] * 30, software="unheard of", version="v")
+        await turns()
+        (watcher,) = world.service.watchers.values()
+        assert (len(watcher.refused), [len(problem) for problem in watcher.problems]) == (256, [1_000] * 20)
+        # Not interned, or the next one to intern it would be given the sidecar's.
+        assert sys.intern("unheard of") is not watcher.software
+
+
+async def test_what_many_sidecars_say_is_kept_once(world: World) -> None:
+    one, other = FakeCall(workload()), FakeCall(workload())
+    async with world.watching(one), world.watching(other):
+        for call in (one, other):
+            call.say(software="of both", version="v of both")
+        await turns()
+        first, second = world.service.watchers.values()
+        assert first.software is second.software
+        assert first.version is second.version
 
 
 async def test_names_are_cut(world: World) -> None:
