@@ -27,6 +27,12 @@ def _pattern(name: str) -> re.Pattern[bytes]:
     return re.compile(rb"(?:^|;)[ \t]*+" + re.escape(name.encode()) + rb'[ \t]*+=[ \t]*+"?([^;" \t]+)')
 
 
+def _demands_tls(cookie: Cookie) -> bool:
+    """Browsers take it with `Secure` only (RFC 6265bis sections 4.1.3 and 5.6). Then their connection is one of TLS, to
+    a gateway in front of the sidecar."""
+    return cookie.same_site == "None" or cookie.name.lower().startswith(("__secure-", "__host-"))
+
+
 def write_cookie(cookie: Cookie, value: str, is_secure: bool) -> tuple[bytes, bytes]:
     """The field that makes a client send the cookie.
 
@@ -37,6 +43,6 @@ def write_cookie(cookie: Cookie, value: str, is_secure: bool) -> tuple[bytes, by
     if cookie.ttl:
         parts.append(f"Max-Age={max(1, round(cookie.ttl))}")
     parts += ["HttpOnly", f"SameSite={cookie.same_site}"]
-    if is_secure:
+    if is_secure or _demands_tls(cookie):
         parts.append("Secure")
     return b"set-cookie", "; ".join(parts).encode()

@@ -73,6 +73,9 @@ def test_a_hostile_value_costs_little(value: bytes) -> None:
             True,
             b"u=ab; Path=/v1; Max-Age=1; HttpOnly; SameSite=None; Secure",
         ),
+        (Cookie(name="u", ttl=0.0, same_site="None"), False, b"u=ab; Path=/; HttpOnly; SameSite=None; Secure"),
+        (Cookie(name="__Host-u", ttl=0.0), False, b"__Host-u=ab; Path=/; HttpOnly; SameSite=Lax; Secure"),
+        (Cookie(name="__secure-u", ttl=0.0), False, b"__secure-u=ab; Path=/; HttpOnly; SameSite=Lax; Secure"),
     ],
 )
 def test_a_cookie_for_a_client(cookie: Cookie, is_secure: bool, field: bytes) -> None:
