@@ -110,12 +110,17 @@ async def wait_for_identity(documents: Documents, open_source: OpenSource = iden
     """What `load_identity` returns, as soon as the source has credentials that pass.
 
     For a worker that is started again. The others still use the previous certificate: if this one failed at a bad one
-    again and again, the supervisor would give up and end them all.
+    again and again, the supervisor would give up and end them all. The source is opened once: one of an agent follows
+    it from then on, and says the reason of a failure once.
     """
+    requirements = identity_requirements(documents)
+    if requirements is None:
+        return None
+    source = open_source(requirements.source, requirements.trust_domains)
     problem = ""
     while True:
         try:
-            return await load_identity(documents, open_source)
+            return LoadedIdentity.verified(source, requirements, await source.load())
         except CertificateError as error:
             if error.message != problem:
                 problem = error.message

@@ -232,6 +232,7 @@ class TestStarting:
         loaded = await asyncio.wait_for(wait_for_identity(documents(), world.open), 60)
         assert loaded is not None
         assert loaded.credentials == credentials(SECOND)
+        assert len(world.opened) == 1  # one that is open already goes on with its agent
         assert events(caplog) == ["certificate rejected; the worker waits for a valid one"]
 
     async def test_without_tls_there_is_none(self, world: World) -> None:
