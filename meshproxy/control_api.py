@@ -32,6 +32,8 @@ ROLLOUTS = b"/meshproxy.control.v1alpha1.Rollouts/Watch"
 """Streams both ways, over mTLS: `rollout.link.RolloutsReport` every few seconds while there are rollouts, and at once
 when the sidecar has taken a candidate out; `RolloutStates` whenever they are others than the sidecar was told."""
 
+Text = Annotated[str, msgspec.Meta(max_length=256)]
+
 
 class IssueRequest(msgspec.Struct, frozen=True):
     """Asks for a certificate. Whoever has one shows it, over mTLS; whoever has none shows one of the tokens."""
@@ -117,15 +119,15 @@ class DocumentSet(msgspec.Struct, frozen=True):
 
 
 class RootsReport(msgspec.Struct, frozen=True):
-    """What a sidecar has of its identity."""
+    """What a sidecar has of its identity. It is kept with the record of the certificate."""
 
-    sidecar: str
+    sidecar: Text
     """The name of its document."""
-    leaf: str
+    leaf: Text
     """`leaf_name` of its certificate."""
-    roots: str
+    roots: Text
     """`roots_digest` of its trust bundle."""
-    software: str = ""
+    software: Text = ""
     """The version of meshproxy."""
 
 
@@ -175,7 +177,6 @@ class ServiceEndpoints(msgspec.Struct, frozen=True):
     """Why they are not known, or what is wrong with some."""
 
 
-Text = Annotated[str, msgspec.Meta(max_length=256)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Moment = Annotated[float, msgspec.Meta(ge=0, le=253_402_300_799)]

@@ -158,6 +158,16 @@ async def test_reports_without_end_are_refused(world: World) -> None:
             GrpcStatus.INVALID_ARGUMENT,
             "not the name of a certificate",
         ),
+        (
+            msgspec.json.encode(RootsReport("s" * 257, leaf_name(b"x", NOW), "x")),
+            GrpcStatus.INVALID_ARGUMENT,
+            "is not a RootsReport",
+        ),
+        (
+            msgspec.json.encode(RootsReport("resnet", leaf_name(b"x", NOW), "x" * 257)),
+            GrpcStatus.INVALID_ARGUMENT,
+            "is not a RootsReport",
+        ),
     ],
 )
 async def test_what_makes_no_sense(world: World, message: bytes, status: GrpcStatus, says: str) -> None:
