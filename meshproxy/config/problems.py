@@ -9,6 +9,10 @@ import msgspec
 from meshproxy.config.codes import Code, Severity
 
 
+def _printable(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
+
+
 class Problem(msgspec.Struct, frozen=True, order=True):
     """One thing to mend, and where."""
 
@@ -32,8 +36,10 @@ class Problem(msgspec.Struct, frozen=True, order=True):
         return self.code is Code.NOT_LOADED
 
     def __str__(self) -> str:
+        """On one line: files and fields may be of somebody whose change is looked at, in a terminal or a build."""
         place = f"{self.file}:{self.line}" if self.line else self.file
-        return ": ".join(part for part in (place, self.document, self.field, self.message) if part)
+        text = ": ".join(part for part in (place, self.document, self.field, self.message) if part)
+        return text if text.isprintable() else "".join(map(_printable, text))
 
 
 class ConfigError(Exception):

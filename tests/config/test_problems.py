@@ -16,6 +16,13 @@ def test_a_problem_reads_as_a_place_and_a_sentence() -> None:
     assert str(Problem("a.yaml", 0, "", "", "cannot be read", Code.UNREADABLE)) == "a.yaml: cannot be read"
 
 
+def test_a_problem_is_one_line_that_moves_no_cursor() -> None:
+    told = str(
+        Problem("é\n::error::x.yaml", 1, "Kind/a\x1b[2J", "headers.x-\n::a", "no \u2028 \udc80", Code.INVALID_VALUE)
+    )
+    assert told == r"é\n::error::x.yaml:1: Kind/a\x1b[2J: headers.x-\n::a: no \u2028 \udc80"
+
+
 def test_the_error_shows_all_and_can_be_sent_to_another_process() -> None:
     code = Code.INVALID_VALUE
     error = ConfigError((Problem("a", 1, "", "", "x", code), Problem("a", 2, "", "", "y", code)))
