@@ -163,7 +163,7 @@ class IdentityRotation:
         self._then: Callable[[], None] | None = None
         """Documents were rejected for the certificate: try them again when a source changes."""
         self._awaited: IdentitySource | None = None
-        """The source that those documents name, if it is another one."""
+        """The source that documents name which are not in use, if it is another one."""
         if loaded is not None:
             self._report(loaded)
 
@@ -303,15 +303,15 @@ class IdentityRotation:
             return current
         before = current.requirements
         is_same = (requirements.source, requirements.trust_domains) == (before.source, before.trust_domains)
-        source = current.source if is_same else self._open(requirements.source, requirements.trust_domains)
+        source = current.source
+        if not is_same:
+            source = self._awaited = self._open(requirements.source, requirements.trust_domains)
         try:
             return LoadedIdentity.verified(source, requirements, await source.load())
         except CertificateError:
             if requirements.source == before.source:
                 with suppress(CertificateError):
                     return LoadedIdentity.verified(source, requirements, current.credentials.only(requirements.domains))
-            if not is_same:
-                self._awaited = source
             raise
 
     def adopt(self, loaded: LoadedIdentity | None) -> None:
@@ -321,6 +321,7 @@ class IdentityRotation:
             return  # also if it was rotated since `prepare`
         self._loaded = loaded
         if loaded.source is not before.source:
+            self._awaited = None
             before.source.stop()
             loaded.source.start(self.request)
         self._exchange(loaded)

@@ -43,6 +43,7 @@ class FakeSource:
     def __init__(self, leaf: IssuedCertificate | None = FIRST) -> None:
         self.leaf = leaf
         self.changed: Callable[[], None] | None = None
+        self.stops = 0
         self.before_load: Callable[[], None] = lambda: None
         self.other_bundles: dict[str, Bundle] = {}
         self.problems: tuple[str, ...] = ()
@@ -67,6 +68,7 @@ class FakeSource:
 
     def stop(self) -> None:
         self.changed = None
+        self.stops += 1
 
     def change(self, leaf: IssuedCertificate | None) -> None:
         self.leaf = leaf
@@ -499,6 +501,18 @@ class TestReloading:
         assert world.source.changed is None
         assert world.sources["second"].changed is not None
         assert len(world.exchanged) == 1
+        await rotation.prepare(documents("second"))
+        assert world.sources["second"].stops == 0
+
+    async def test_one_of_documents_that_are_rejected_for_something_else_is_stopped(self, world: World) -> None:
+        rotation = await world.start()
+        other = world.sources["second"]
+        assert await rotation.prepare(documents("second")) is not None
+        assert other.stops == 0
+        await rotation.prepare(documents("second"))  # they are tried again, with another one
+        assert other.stops == 1
+        rotation.stop()
+        assert (other.stops, world.source.stops) == (2, 1)
 
     async def test_one_that_is_not_good_yet_is_waited_for(self, world: World) -> None:
         rotation = await world.start()
