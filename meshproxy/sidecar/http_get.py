@@ -103,14 +103,17 @@ async def fetch(url: Url, max_bytes: int, access: Access, accept: bytes = JSON, 
         more: further header fields.
 
     Raises:
-        FetchError: a file of `access` cannot be used, or the token would be sent without TLS.
+        FetchError: a file of `access` cannot be used, the token would be sent without TLS, or the document is
+            compressed.
         ClientError: no complete response with status 200.
     """
     security = None
     if url.is_tls:
         context = trusting(access.ca_file)
         security = named_server(lambda: context)
-    headers: list[tuple[bytes, bytes]] = [(b"accept", accept), (b"user-agent", b"meshproxy"), *more]
+    # Without the second, any coding may come (RFC 9110 section 12.5.3), and none is decoded here.
+    headers: list[tuple[bytes, bytes]] = [(b"accept", accept), (b"accept-encoding", b"identity")]
+    headers += [(b"user-agent", b"meshproxy"), *more]
     if access.token_file is not None:
         if not url.is_tls:
             raise FetchError("the token of bearerTokenFile is sent over https only")
@@ -126,6 +129,8 @@ async def fetch(url: Url, max_bytes: int, access: Access, accept: bytes = JSON, 
     if response.status != 200:
         message = f"the response has status {response.status}{_hint(response.status, access)}"
         raise StatusError(message, response.status)
+    if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in response.headers):
+        raise FetchError("the response is compressed (content-encoding), which was not asked for")
     return response.body
 
 

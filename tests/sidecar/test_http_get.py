@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import ssl
 from collections.abc import AsyncIterator
@@ -116,6 +117,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
         OK + b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n",
         OK + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nx: y\r\n\r\n",
         OK + b"connection: close\r\n\r\n{}",
+        OK + b"content-encoding: Identity\r\ncontent-length: 2\r\n\r\n{}",
         b"HTTP/1.0 200 OK\r\n\r\n{}",
         b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK + b"content-length: 2\r\n\r\n{}",
     ],
@@ -123,6 +125,13 @@ OK = b"HTTP/1.1 200 OK\r\n"
 async def test_answers(answer: bytes) -> None:
     async with answering(answer) as url:
         assert await fetch(url) == b"{}"
+
+
+async def test_a_compressed_answer() -> None:
+    content = gzip.compress(b"{}")
+    async with answering(OK + b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(content) + content) as url:
+        with pytest.raises(FetchError, match=r"is compressed .content-encoding., which was not asked for"):
+            await fetch(url)
 
 
 async def test_an_empty_answer() -> None:
@@ -254,7 +263,8 @@ async def test_what_is_sent(authority: DevelopmentCA, tmp_path: Path) -> None:
         await fetch(url, ca_file)
         await http_get.fetch(url, LIMIT, Access(ca_file), http_get.KEY_SET)
     assert [line for line in heard[0].split(b"\r\n") if line.startswith(b"a")] == [
-        b"accept: application/json, */*;q=0.1"
+        b"accept: application/json, */*;q=0.1",
+        b"accept-encoding: identity",
     ]
     assert b"\r\naccept: application/jwk-set+json, application/json;q=0.9, */*;q=0.1\r\n" in heard[1]
 
