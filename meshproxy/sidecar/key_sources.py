@@ -100,8 +100,11 @@ def from_discovery(issuer: str, access: Access) -> Source:
         except ValueError as error:
             raise FetchError(f"the OpenID configuration cannot be read: {error}") from None
         # Section 4.3: character for character, or one tenant of a host could speak for another.
-        if document.get("issuer") != issuer:
-            raise FetchError("the OpenID configuration is of another issuer")
+        named = document.get("issuer")
+        if named != issuer:
+            is_close = isinstance(named, str) and named.rstrip("/") == issuer.rstrip("/")
+            hint = ": only the slash at the end differs, write issuer as it is there" if is_close else ""
+            raise FetchError(f"the OpenID configuration is of another issuer{hint}")
         jwks_uri = document.get("jwks_uri")
         if not isinstance(jwks_uri, str):
             raise FetchError("the OpenID configuration has no jwks_uri")
