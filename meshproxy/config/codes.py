@@ -146,6 +146,10 @@ class Code(StrEnum):
         "MP0609", Severity.WARNING,
         "A document in a file that no sidecar reads: its name ends with none of our suffixes, or begins with a dot.",
     )  # fmt: skip
+    COOKIE = (
+        "MP0610", Severity.WARNING,
+        "A cookie that calls are placed by, and that browsers refuse, or in which an issuer's tokens are.",
+    )  # fmt: skip
     # Information
     NO_ROLE = (
         "MP0701", Severity.INFO,

@@ -1,5 +1,5 @@
 """Warnings about routes: weights that are not percentages, time limits that never apply, browsers that are
-shut out."""
+shut out; and about cookies, of model servers, too."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from meshproxy.config.check import Placed
     from meshproxy.config.problems import Problem
+    from meshproxy.config.servers import Key
 
 WHOLE = 100
 
@@ -22,14 +23,34 @@ def warn_of_traffic(placed: Sequence[Placed]) -> Iterator[Problem]:
     meshes = [each.document.spec for each in placed if each.kind == "MeshConfig" and each.document is not None]
     is_strict = any(mesh.mtls == "strict" for mesh in meshes)
     request_timeout = meshes[0].limits.request_timeout if meshes else None
+    issuers = meshes[0].issuers if meshes else ()
+    of_tokens = {place.cookie: issuer.name for issuer in issuers if (place := issuer.token_from) is not None}
     for each in placed:
+        if each.kind == "ModelServer" and each.document is not None:
+            yield from _cookie(each, each.document.spec.balancing.key, "balancing.key", of_tokens)
         if each.kind == "ModelRoute" and each.document is not None:
+            yield from _cookie(each, each.document.spec.sticky, "sticky", of_tokens)
             yield from _weights(each)
             yield from _timeouts(each, request_timeout)
             if is_strict and (cors := find(each.node, "spec", "cors")) is not None:
                 message = "mtls is strict, and a browser presents no client certificate with a preflight"
                 message += ": browsers can call only through a gateway that has one"
                 yield each.at(cors, "spec.cors", message, Code.CORS)
+
+
+def _cookie(each: Placed, key: Key | None, field: str, of_tokens: dict[str | None, str]) -> Iterator[Problem]:
+    """`of_tokens`: the issuers of those in which tokens are."""
+    if key is None or key.by != "cookie" or key.cookie is None or key.cookie.ttl is None:
+        return  # none is set
+    cookie, field = key.cookie, f"spec.{field}.cookie"
+    node = find(each.node, *field.split(".")) or each.node
+    if cookie.name in of_tokens:
+        message = f'tokens of issuer "{of_tokens[cookie.name]}" are in the cookie "{cookie.name}": a client without '
+        message += "one is given a random value, which is no token, and is refused from then on: use another name"
+        yield each.at(node, field, message, Code.COOKIE)
+    if cookie.name.startswith("__Host-") and cookie.path != "/":
+        message = f'browsers refuse the cookie "{cookie.name}" with the path "{cookie.path}": use "/", or another name'
+        yield each.at(node, field, message, Code.COOKIE)
 
 
 def _weights(route: Placed) -> Iterator[Problem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.config.conftest import Check, codes, document, mesh, said
+from tests.config.conftest import Check, codes, document, mesh, said, server
 
 
 def route(spec: str) -> str:
@@ -68,3 +68,29 @@ def test_browsers_have_no_certificate_for_a_preflight(check: Check, mode: str, i
         if is_suspicious
         else []
     )
+
+
+TOKENS = ", issuers: [{name: corp, issuer: 'https://a', audiences: [b], tokenFrom: {cookie: session}}]"
+TAKEN = (
+    'tokens of issuer "corp" are in the cookie "session": a client without one is given a random value, which is no '
+    "token, and is refused from then on: use another name"
+)
+REFUSED = 'browsers refuse the cookie "__Host-a" with the path "/v1": use "/", or another name'
+
+
+@pytest.mark.parametrize(
+    ("cookie", "message"), [("{name: session, ttl: 1h}", TAKEN), ("{name: __Host-a, ttl: 0, path: /v1}", REFUSED)]
+)
+def test_a_cookie_that_does_harm_or_is_refused(check: Check, cookie: str, message: str) -> None:
+    key = f"{{by: cookie, cookie: {cookie}}}"
+    (found,) = said(check(mesh(TOKENS), route(f"sticky: {key}"), is_partial=True), "MP0610")
+    assert found == f"9: ModelRoute/t: spec.sticky.cookie: {message}"
+    balanced = server(f", balancing: {{policy: ring-hash, key: {key}}}")
+    (found,) = said(check(mesh(TOKENS), balanced, is_partial=True), "MP0610")
+    assert found == f"9: ModelServer/local: spec.balancing.key.cookie: {message}"
+
+
+@pytest.mark.parametrize("cookie", ["{name: session}", "{name: Session, ttl: 1h}", "{name: __Host-a, ttl: 1h}"])
+def test_cookies_that_are_fine(check: Check, cookie: str) -> None:
+    found = check(mesh(TOKENS), route(f"sticky: {{by: cookie, cookie: {cookie}}}"), is_partial=True)
+    assert said(found, "MP0610") == []
