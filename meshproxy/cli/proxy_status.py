@@ -28,7 +28,7 @@ def command(addresses: tuple[str, ...], timeout: float, output: str) -> None:
     answers on loopback only; from elsewhere:
 
     \b
-    kubectl port-forward deploy/meshproxy-control 18512
+    kubectl -n meshproxy port-forward deploy/meshproxy-control 18512
 
     \b
     States: in-sync  it uses the documents in force that are in its scope

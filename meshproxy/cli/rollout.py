@@ -23,7 +23,7 @@ def command() -> None:
     """Show rollouts and steer them. The web port of a control plane answers on loopback only; from elsewhere:
 
     \b
-    kubectl port-forward deploy/meshproxy-control 18512
+    kubectl -n meshproxy port-forward deploy/meshproxy-control 18512
     """
 
 

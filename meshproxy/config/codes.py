@@ -150,6 +150,10 @@ class Code(StrEnum):
         "MP0610", Severity.WARNING,
         "A cookie that calls are placed by, and that browsers refuse, or in which an issuer's tokens are.",
     )  # fmt: skip
+    SUCCESS_RATE = (
+        "MP0611", Severity.WARNING,
+        "A bound of `request-success-rate` that is no percentage, or that a version without failures breaks.",
+    )  # fmt: skip
     # Information
     NO_ROLE = (
         "MP0701", Severity.INFO,

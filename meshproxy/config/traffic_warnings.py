@@ -1,5 +1,5 @@
-"""Warnings about routes: weights that are not percentages, time limits that never apply, browsers that are
-shut out; and about cookies, of model servers, too."""
+"""Warnings about routes and rollouts: weights and bounds that are not percentages, time limits that never apply,
+browsers that are shut out; and about cookies, of model servers, too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WHOLE = 100
 
 
 def warn_of_traffic(placed: Sequence[Placed]) -> Iterator[Problem]:
-    """Everything that is suspicious about the routes. Only documents without problems are looked at."""
+    """Everything that is suspicious about routes and rollouts. Only documents without problems are looked at."""
     meshes = [each.document.spec for each in placed if each.kind == "MeshConfig" and each.document is not None]
     is_strict = any(mesh.mtls == "strict" for mesh in meshes)
     request_timeout = meshes[0].limits.request_timeout if meshes else None
@@ -36,6 +36,8 @@ def warn_of_traffic(placed: Sequence[Placed]) -> Iterator[Problem]:
                 message = "mtls is strict, and a browser presents no client certificate with a preflight"
                 message += ": browsers can call only through a gateway that has one"
                 yield each.at(cors, "spec.cors", message, Code.CORS)
+        elif each.kind == "ModelRollout" and each.document is not None:
+            yield from _success_rates(each)
 
 
 def _cookie(each: Placed, key: Key | None, field: str, of_tokens: dict[str | None, str]) -> Iterator[Problem]:
@@ -81,3 +83,19 @@ def _timeouts(route: Placed, request_timeout: float | None) -> Iterator[Problem]
             node = find(route.node, "spec", *field.split(".")) or route.node
             message = f"{part:g}s is beyond {name}, {most:g}s: it never applies"
             yield route.at(node, f"spec.{field}", message, Code.TIMEOUTS)
+
+
+def _success_rates(rollout: Placed) -> Iterator[Problem]:
+    """A ratio, as Prometheus has it, is a bound that no version ever misses: of a thousand calls 990 may fail."""
+    for number, node in enumerate(items(find(rollout.node, "spec", "analysis", "metrics"))):
+        metric = rollout.document.spec.analysis.metrics[number]
+        bounds = metric.threshold_range
+        if metric.name != "request-success-rate" or bounds is None:
+            continue
+        field = f"spec.analysis.metrics[{number}].thresholdRange"
+        if bounds.min is not None and 0 < bounds.min <= 1:
+            message = f"{bounds.min:g} is in percent: write {WHOLE * bounds.min:g} if it is a ratio"
+            yield rollout.at(find(node, "thresholdRange", "min") or node, f"{field}.min", message, Code.SUCCESS_RATE)
+        if (bounds.min is not None and bounds.min > WHOLE) or (bounds.max is not None and bounds.max < WHOLE):
+            message = "a version of which no call fails breaks it: its rate is 100"
+            yield rollout.at(find(node, "thresholdRange") or node, field, message, Code.SUCCESS_RATE)

@@ -1,4 +1,4 @@
-"""What is suspicious about routes."""
+"""What is suspicious about routes and rollouts."""
 
 from __future__ import annotations
 
@@ -94,3 +94,29 @@ def test_a_cookie_that_does_harm_or_is_refused(check: Check, cookie: str, messag
 def test_cookies_that_are_fine(check: Check, cookie: str) -> None:
     found = check(mesh(TOKENS), route(f"sticky: {{by: cookie, cookie: {cookie}}}"), is_partial=True)
     assert said(found, "MP0610") == []
+
+
+@pytest.mark.parametrize(
+    ("bounds", "wanted"),
+    [
+        ("min: 0.99", [".min: 0.99 is in percent: write 99 if it is a ratio"]),
+        ("min: 1", [".min: 1 is in percent: write 100 if it is a ratio"]),
+        ("max: 99", [": a version of which no call fails breaks it: its rate is 100"]),
+        ("min: 100.5", [": a version of which no call fails breaks it: its rate is 100"]),
+        ("min: 99", []),
+        ("min: 0", []),
+        ("min: 1.5, max: 100", []),
+    ],
+)
+def test_success_rates_are_percentages(check: Check, bounds: str, wanted: list[str]) -> None:
+    def rollout(metric: str) -> str:
+        metrics = f"metrics: [{{name: not-a-number}}, {{name: {metric}, thresholdRange: {{{bounds}}}}}]"
+        return document(
+            "ModelRollout",
+            "t",
+            f"{{model: m, stable: {{version: 1}}, candidate: {{version: 2}}, analysis: {{{metrics}}}}}",
+        )
+
+    where = "4: ModelRollout/t: spec.analysis.metrics[1].thresholdRange"
+    assert said(check(rollout("request-success-rate"), is_partial=True), "MP0611") == [where + each for each in wanted]
+    assert said(check(rollout("request-duration"), is_partial=True), "MP0611") == []
