@@ -28,7 +28,7 @@ def warn_of_traffic(placed: Sequence[Placed]) -> Iterator[Problem]:
     for each in placed:
         if each.kind == "ModelServer" and each.document is not None:
             yield from _cookie(each, each.document.spec.balancing.key, "balancing.key", of_tokens)
-        if each.kind == "ModelRoute" and each.document is not None:
+        elif each.kind == "ModelRoute" and each.document is not None:
             yield from _cookie(each, each.document.spec.sticky, "sticky", of_tokens)
             yield from _weights(each)
             yield from _timeouts(each, request_timeout)

@@ -270,7 +270,6 @@ class ControlPlane:
             self.webhook.present(self._own.for_webhook(settings.injector.names))
         self._bundle_keeper = self._keep_bundle()
         self.authority.changed = self._change_authority
-        self._page_connections = PAGE_CONNECTIONS
         self.web_address = self.commands_address = ""
 
     async def run(self) -> None:
@@ -285,7 +284,6 @@ class ControlPlane:
         try:
             descriptors = allow_descriptors()
             self.listener.max_connections = most_connections(descriptors)
-            self._page_connections = most_clients(descriptors, PAGE_CONNECTIONS)
             if self.webhook is not None:
                 self.webhook.connections = most_clients(descriptors, self.webhook.connections)
             await self._records.begin()
@@ -297,7 +295,7 @@ class ControlPlane:
                 if self._secret is not None:
                     # A step that was taken before others knew of this control plane did not wait for it.
                     await self._secret.bring(time.time())
-                await self._serve()
+                await self._serve(most_clients(descriptors, PAGE_CONNECTIONS))
             finally:
                 await self._records.end()
                 if self._trail is not None:
@@ -311,8 +309,8 @@ class ControlPlane:
                 await self._client.close()
         logger.info("stopped")
 
-    async def _serve(self) -> None:
-        """Until it is to stop. Raises OSError if a port is taken."""
+    async def _serve(self, most: int) -> None:
+        """Until it is to stop. `most`: clients of each port of pages. Raises OSError if a port is taken."""
         endpoints = self.endpoints.describe if self.documents is not None else dict
         election = self._elect()
         controller = self._rollouts(election)
@@ -353,10 +351,10 @@ class ControlPlane:
             tasks.append(self._loop.create_task(self._services.run()))
         working = asyncio.gather(*tasks)
         try:
-            ports.append(self._open("web", runner, self._settings.web))
+            ports.append(self._open("web", runner, self._settings.web, most))
             self.web_address = ports[0].address
             if self._settings.commands is not None:
-                ports.append(self._open("commands", runner, self._settings.commands))
+                ports.append(self._open("commands", runner, self._settings.commands, most))
                 self.commands_address = ports[1].address
             self.listener.listen(self._settings.listen.host, self._settings.listen.port)
             self._reaper.start()
@@ -389,9 +387,9 @@ class ControlPlane:
                 port.stop()
             await runner.cleanup()
 
-    def _open(self, name: str, runner: web.AppRunner, listen: Address) -> HttpPort:
+    def _open(self, name: str, runner: web.AppRunner, listen: Address, most: int) -> HttpPort:
         """Raises OSError."""
-        port = HttpPort(name, runner, listen, self._page_connections, partial(self._exceeded, name))
+        port = HttpPort(name, runner, listen, most, partial(self._exceeded, name))
         port.start()
         return port
 

@@ -9,7 +9,6 @@ in.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 from collections import Counter
@@ -17,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from meshproxy.config.descriptors import cure
+from meshproxy.config.descriptors import SHORTAGES, cure
 from meshproxy.transport.bound_socket import bind, format_address
 from meshproxy.transport.handshake_failures import classify, detail
+from meshproxy.transport.listener import PAUSE_WITHOUT_DESCRIPTORS
 from meshproxy.transport.notices import Notices
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ HANDSHAKE_SECONDS = 10.0
 IDLE_SECONDS = 120.0
 """Without a whole request head, the first one or the next, after which a connection is closed. The API server closes
 its own after 90: were it shorter here, a review could meet the close."""
-PAUSE = 0.1
-"""Seconds until the next attempt to accept without file descriptors."""
 
 
 class HttpPort:
@@ -110,7 +108,7 @@ class HttpPort:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                if error.errno in SHORTAGES:
                     self._pause(error.errno)
                     return
                 raise
@@ -133,7 +131,9 @@ class HttpPort:
         """Leave new connections in the kernel's backlog for a moment."""
         self._exceeded("descriptors")
         self._loop.remove_reader(self._socket)
-        self._resume = self._loop.call_later(PAUSE, self._loop.add_reader, self._socket, self._accept)
+        self._resume = self._loop.call_later(
+            PAUSE_WITHOUT_DESCRIPTORS, self._loop.add_reader, self._socket, self._accept
+        )
         text = f"{self._name}: cannot accept on {self.address}: {os.strerror(number)}; retrying{cure(number)}"
         self._notices.info(logger, "", self._loop.time(), text)
 

@@ -8,7 +8,6 @@ descriptors left, where asyncio retries at full speed (cpython issue 151615).
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import re
@@ -20,7 +19,7 @@ from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.codec.h2.frames import PREFACE
-from meshproxy.config.descriptors import cure
+from meshproxy.config.descriptors import SHORTAGES, cure
 from meshproxy.transport import certificate_age
 from meshproxy.transport.bound_socket import bind, format_address
 from meshproxy.transport.connection import LARGE_READ, Reading, keep_alive
@@ -302,7 +301,7 @@ class Listener:
             except (BlockingIOError, ConnectionAbortedError):
                 return False
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                if error.errno in SHORTAGES:
                     self._tell_of_shortage(error.errno)
                     self._pause("descriptors")
                     return False

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 from aiohttp import web
@@ -22,6 +20,7 @@ from meshproxy.control.http_port import HttpPort
 from meshproxy.control.webhook import _context
 from tests.control.test_webhook import NAME, credentials
 from tests.processes.waiting import until
+from tests.transport.short_of_descriptors import refuse_accepts
 
 ASK = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 Handler = Callable[[web.Request], Awaitable[web.Response]]
@@ -154,17 +153,9 @@ async def test_a_client_that_sends_no_head_is_closed(monkeypatch: pytest.MonkeyP
 async def test_no_descriptors_left_is_waited_out(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "PAUSE", 0.01)
+    monkeypatch.setattr(module, "PAUSE_WITHOUT_DESCRIPTORS", 0.01)
     caplog.set_level(logging.INFO)
-    refusals = [OSError(errno.EMFILE, "Too many open files")] * 3
-    accept = socket.socket.accept
-
-    def accept_or_fail(self: socket.socket) -> Any:
-        if refusals:
-            raise refusals.pop()
-        return accept(self)
-
-    monkeypatch.setattr(socket.socket, "accept", accept_or_fail)
+    refuse_accepts(monkeypatch, errno.EMFILE, 3)
     async with serving(2) as (port, exceeded):
         client = await Client.connect(port)
         assert await client.ask() == OK

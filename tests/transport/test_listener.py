@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
-import os
 import socket
 import ssl
 import struct
@@ -34,6 +33,7 @@ from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.listener import Listener, PeerRejected, Security
 from meshproxy.transport.outbox import Outbox
 from meshproxy.transport.reaper import Reaper
+from tests.transport.short_of_descriptors import refuse_accepts
 
 DOMAIN = "dev.example"
 CA = DevelopmentCA.create(DOMAIN)
@@ -756,15 +756,7 @@ class TestHowMany:
     async def test_no_descriptors_left_is_waited_out(
         self, number: int, end: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        refusals = [OSError(number, os.strerror(number))] * 2
-        accept = socket.socket.accept
-
-        def accept_or_fail(self: socket.socket) -> Any:
-            if refusals:
-                raise refusals.pop()
-            return accept(self)
-
-        monkeypatch.setattr(socket.socket, "accept", accept_or_fail)
+        refuse_accepts(monkeypatch, number, 2)
         async with listening() as port:
             reader, writer = await port.connect()
             assert await ask(reader, writer)
