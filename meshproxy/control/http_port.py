@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -117,7 +118,9 @@ class HttpPort:
                 self._make_room()
             connection = _Connection(self._server, self._held)
             self._held[connection] = address[0]
-            connection.setting_up = self._loop.create_task(self._set_up(connection, client, format_address(address)))
+            task = self._loop.create_task(self._set_up(connection, client, format_address(address)))
+            task.add_done_callback(partial(self._set_up_ended, connection, client))
+            connection.setting_up = task
 
     def _make_room(self) -> None:
         crowd = Counter(self._held.values()).most_common(1)[0][0]
@@ -150,11 +153,13 @@ class HttpPort:
             why = detail(error)
             text = f"{self._name}: TLS handshake with {remote} failed ({failure.label})" + (f": {why}" if why else "")
             self._notices.info(logger, f"{remote.rpartition(':')[0]} {failure.label}", self._loop.time(), text)
-        finally:
-            connection.setting_up = None
-            if not connection.connected:
-                self._held.pop(connection, None)
-                client.close()
+
+    def _set_up_ended(self, connection: _Connection, client: socket.socket, task: asyncio.Task[None]) -> None:
+        """Also of one that gave way before its turn: then nothing of the task has run."""
+        connection.setting_up = None
+        if not connection.connected:
+            self._held.pop(connection, None)
+            client.close()
 
 
 class _Connection(web.RequestHandler):

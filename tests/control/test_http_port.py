@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -94,6 +95,20 @@ async def test_the_client_with_most_connections_loses_its_oldest(caplog: pytest.
             await each.close()
     [line] = [record.getMessage() for record in caplog.records if record.name == module.__name__]
     assert line == "web: 4 connections are open: the oldest of 127.0.0.1, which has most, is closed"
+
+
+async def test_one_that_gives_way_before_its_turn_is_closed() -> None:
+    """All of these are accepted at once, so there was no turn in which the first could be set up."""
+    async with serving(1) as (port, exceeded):
+        host, _, number = port.address.rpartition(":")
+        clients = [socket.create_connection((host, int(number))) for _ in range(3)]
+        await until(lambda: len(exceeded) == 2)
+        for client in clients[:2]:
+            with client:
+                client.setblocking(False)
+                assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
+        assert len(port) == 1
+        clients[2].close()
 
 
 async def test_a_connection_that_has_ended_counts_no_more() -> None:
