@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import click
+
+# The extras that README.md has people install, each with a package that no other one of them brings. `pipx install
+# --force` begins anew: an extra that is not named again is gone afterwards.
+_ONLY_IN = {"control": "lightkube", "demo": "grpc"}
 
 
 @contextmanager
@@ -14,4 +19,5 @@ def needed(extra: str, failure: type[click.ClickException] = click.ClickExceptio
     try:
         yield
     except ModuleNotFoundError as error:
-        raise failure(f"{error.name} is missing: in a clone, pipx install --force '.[{extra}]'") from None
+        extras = ",".join(each for each, package in _ONLY_IN.items() if each == extra or find_spec(package))
+        raise failure(f"{error.name} is missing: in a clone, pipx install --force '.[{extras}]'") from None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 
 import click
@@ -15,12 +16,17 @@ def test_what_is_there_is_imported() -> None:
         assert aiohttp.__version__
 
 
-def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("missing", "there", "install"),
+    [("demo", (), "demo"), ("demo", ("lightkube",), "control,demo"), ("control", ("grpc",), "control,demo")],
+)
+def test_what_is_missing_is_named_with_what_is_there_already(
+    missing: str, there: tuple[str, ...], install: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "aiohttp", None)
-    with (
-        pytest.raises(click.ClickException, match=r"^aiohttp is missing: in a clone, pipx .* '\.\[demo\]'$"),
-        _extra.needed("demo"),
-    ):
+    monkeypatch.setattr(_extra, "find_spec", lambda package: package in there or None)
+    says = f"aiohttp is missing: in a clone, pipx install --force '.[{install}]'"
+    with pytest.raises(click.ClickException, match=f"^{re.escape(says)}$"), _extra.needed(missing):
         import aiohttp  # noqa: F401
 
 

@@ -166,4 +166,4 @@ def test_without_its_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "grpc", None)
     said = CliRunner().invoke(command, [])
     assert said.exit_code == 1
-    assert "pipx install --force '.[demo]'" in said.output
+    assert "pipx install --force '.[control,demo]'" in said.output

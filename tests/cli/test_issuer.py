@@ -24,7 +24,7 @@ def test_without_its_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     result = CliRunner().invoke(command, [])
     assert result.exit_code == 1
-    assert "pipx install --force '.[demo]'" in result.output
+    assert "pipx install --force '.[control,demo]'" in result.output
 
 
 async def test_as_a_process_it_gives_tokens_to_its_clients_alone(tmp_path: Path) -> None:
