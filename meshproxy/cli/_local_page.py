@@ -19,7 +19,7 @@ def read_address(address: str, option: str, default: str) -> tuple[str, int]:
     """The HOST:PORT of an option. Raises BadParameter if it is none, or not on this host."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]") or "127.0.0.1"
-    if not port.isdecimal() or not 0 < int(port) < 65_536:
+    if "/" in address or not port.isdecimal() or not 0 < int(port) < 65_536:  # a URL is none of another host
         raise click.BadParameter(f"expected HOST:PORT, such as {default}", param_hint=option)
     if host not in LOOPBACK:
         raise click.BadParameter(

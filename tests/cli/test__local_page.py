@@ -31,6 +31,12 @@ def test_addresses_that_are_none(text: str) -> None:
     assert caught.value.param_hint == "--x"
 
 
+@pytest.mark.parametrize("text", ["http://127.0.0.1:80", "https://localhost:80", "http://127.0.0.1:80/", "unix:/a:80"])
+def test_a_url_on_this_host_is_not_told_to_be_on_another_one(text: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"expected HOST:PORT, such as 127\.0\.0\.1:9"):
+        read_address(text, "--x", "127.0.0.1:9")
+
+
 def test_a_page(serve: Serve) -> None:
     host, _, port = serve("found", 418).rpartition(":")
     assert get((host, int(port)), "/status", 5.0) == (418, b"found")
