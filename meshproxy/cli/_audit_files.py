@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
-import sys
-import zlib
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,13 +10,13 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from meshproxy.cli import _log_files
+
 if TYPE_CHECKING:
+    import gzip
     from collections.abc import Iterable, Iterator, Sequence
 
     from meshproxy.audit.verify import Chain, Verifier
-
-BLOCK = 1 << 20
-"""Bytes that are read at once."""
 
 paths = click.argument("paths", nargs=-1, required=True, metavar="FILE...")
 """`-` is standard input."""
@@ -49,23 +46,13 @@ def with_ended(given: Sequence[str]) -> list[str]:
 
 @contextmanager
 def opened(name: str) -> Iterator[Iterable[bytes]]:
-    """The lines of a file, in pieces if one is longer than a line of a trail. One that ends in `.gz` is unpacked, and
-    lines are taken out of what a collector has written.
+    """The lines of a file, in pieces if one is longer than a line of a trail, also out of what a collector has written.
 
     Raises:
         click.ClickException: it cannot be read.
     """
-    try:
-        if name == "-":
-            yield _lines(sys.stdin.buffer)
-        elif name.endswith(".gz"):
-            with gzip.open(name, "rb") as unpacked:
-                yield _lines(unpacked)
-        else:
-            with Path(name).open("rb", buffering=BLOCK) as file:
-                yield _lines(file)
-    except (OSError, EOFError, zlib.error) as error:
-        raise click.ClickException(f"cannot read {name}: {error}") from None
+    with _log_files.opened(name) as file:
+        yield _lines(file)
 
 
 def _lines(file: IO[bytes] | gzip.GzipFile) -> Iterable[bytes]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
 import re
-import sys
 from collections import Counter
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from meshproxy.cli import _log_files
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from contextlib import AbstractContextManager
-    from typing import IO
 
     from meshproxy.config.policy_set import PolicySet
     from meshproxy.policy.compare import Observed
@@ -103,7 +99,7 @@ class Tally:
 
 
 def tally(paths: Sequence[str], since: str, *, with_addresses: bool) -> Tally:
-    """Count the calls of files; `-` is standard input, `.gz` is inflated.
+    """Count the calls of files; `-` is standard input, gzip is unpacked.
 
     Args:
         since: older lines do not count; empty: all do. RFC 3339 in UTC with microseconds.
@@ -138,20 +134,11 @@ def _lines(path: str) -> Iterator[bytes]:
     """Lines of a file, without those that are longer than any of ours."""
     from meshproxy.telemetry.call_lines import LINE_BYTES
 
-    try:
-        with _open(path) as file:
-            while line := file.readline(LINE_BYTES + 1):
-                yield line
-                while len(line) > LINE_BYTES and not line.endswith(b"\n"):
-                    line = file.readline(LINE_BYTES + 1)
-    except (OSError, EOFError) as error:
-        raise click.ClickException(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _open(path: str) -> AbstractContextManager[IO[bytes] | gzip.GzipFile]:
-    if path == "-":
-        return nullcontext(sys.stdin.buffer)
-    return gzip.open(path) if path.endswith(".gz") else Path(path).open("rb")
+    with _log_files.opened(path) as file:
+        while line := file.readline(LINE_BYTES + 1):
+            yield line
+            while len(line) > LINE_BYTES and not line.endswith(b"\n"):
+                line = file.readline(LINE_BYTES + 1)
 
 
 _AGE = re.compile(r"([1-9][0-9]{0,4})([dhm])")

@@ -47,9 +47,8 @@ def test_lines_of_several_files(tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b"x" * 100)[:20])
-    (tmp_path / "no.gz").write_bytes(b"x")
-    for name in ("missing", "cut.gz", "no.gz"):
-        with pytest.raises(ClickException, match="cannot be read"):
+    for name in ("missing", "cut.gz"):
+        with pytest.raises(ClickException, match="cannot read"):
             _policy_sets.tally([str(tmp_path / name)], "", with_addresses=False)
 
 
