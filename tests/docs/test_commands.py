@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,11 +49,39 @@ def problems(words: list[str]) -> list[str]:
     return found
 
 
+def without_value(words: list[str]) -> list[str]:
+    """Options that take a value and are followed by another option."""
+    command: click.Command = main
+    context = click.Context(main)
+    found = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if isinstance(command, click.Group):
+            command = command.get_command(context, word) or command
+        for each in command.get_params(context):
+            takes = isinstance(each, click.Option) and not (each.is_flag or each.count)
+            if takes and word in each.opts and following.startswith("-"):
+                found.append(word)
+    return found
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_commands_and_options_exist(page: Path) -> None:
     for block in pages.blocks(page.read_text(), "sh", "console"):
         for words in commands(block.text):
             assert problems(words) == [], " ".join(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_an_option_in_a_sentence_is_not_taken_for_the_value_of_the_one_before(page: Path) -> None:
+    text = re.sub(r"(?ms)^```.*?^```", "", page.read_text())
+    for span in re.findall(r"`meshproxy ([^`|]*)`", text):
+        assert without_value(span.split()) == [], span
+
+
+def test_what_lacks_its_value_is_found() -> None:
+    assert without_value(["stat", "--control", "--by", "caller"]) == ["--control"]
+    assert without_value(["stat", "--control", "HOST:PORT", "--by"]) == []
+    assert without_value(["check", "--pre", "--injector", "policy"]) == []
 
 
 def test_what_does_not_exist_is_found() -> None:
