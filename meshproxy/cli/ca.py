@@ -60,7 +60,7 @@ def command() -> None:
     "--days",
     default=30,
     show_default=True,
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=36_500),
     help="The lifetime of the certificates in days.",
 )
 @click.option(
@@ -91,11 +91,17 @@ def dev(
         f"spiffe://{trust_domain}/ns/batch/sa/nightly",
     )
     names = _file_names(trust_domain, server, clients)
+    for each in dns:
+        if not each.isascii():
+            raise click.UsageError(f"--dns {each}: certificates have names in ASCII (xn--...)")
     authority = _development_ca(directory, trust_domain, is_new=new_authority)
-    written = [authority.write(directory)]
-    for name, spiffe_id in names.items():
-        issued = authority.issue(spiffe_id, dns=dns if name == "server" else (), lifetime=timedelta(days=days))
-        written += issued.write(directory, name)
+    try:
+        written = [authority.write(directory)]
+        for name, spiffe_id in names.items():
+            issued = authority.issue(spiffe_id, dns=dns if name == "server" else (), lifetime=timedelta(days=days))
+            written += issued.write(directory, name)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {error.filename or directory}: {error.strerror}") from None
     for path in written:
         click.echo(path)
 

@@ -45,6 +45,21 @@ def spiffe_id(directory: Path, name: str, trust_domain: str = "dev.example") -> 
     return own_identity(files.read(), trust_domain, time()).workload.spiffe_id
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status", "why"),
+    [
+        (["--days", "99999999"], 2, "--days"),
+        (["--dns", "bücher.example"], 2, "--dns bücher.example: certificates have names in ASCII"),
+        (["--out", "/proc/nothing"], 1, "cannot write /proc/nothing: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_is_a_sentence(arguments: list[str], status: int, why: str, tmp_path: Path) -> None:
+    result = run(tmp_path / "out", *arguments)
+    assert result.exit_code == status
+    assert why in result.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_a_first_sidecar_needs(tmp_path: Path) -> None:
     result = run(tmp_path / "out")
     assert result.exit_code == 0, result.output
