@@ -171,6 +171,8 @@ class Sidecar:
 
         # Sockets: the settings that connections share.
         self._reaper = Reaper(loop)
+        clock.expire(loop.time())
+        self._reaper.add(clock)
         outbox = Outbox(loop)
         self._turns = turns = Turns(loop, outbox.flush)
 

@@ -17,6 +17,9 @@ MICROSECONDS = "%06d"
 MAX_CHARACTERS = 1_024
 """Of one value; three dots replace the rest. A path may have 8 KiB, and each byte may take six characters."""
 
+FOLLOW_SECONDS = 1.0
+"""For how long, once the wall clock was set, times may still be as it was before."""
+
 MEMO_ENTRIES = 512
 MEMO_CHARACTERS = 256
 """Longer values are not cached: 512 of them could take megabytes."""
@@ -73,19 +76,28 @@ class QuotedBytes(dict[str, bytes]):
 class UtcClock:
     """Times of the event loop as RFC 3339 in UTC with microseconds.
 
+    The wall clock is set and corrected while a process runs, and goes on while a machine is suspended; the loop's is
+    not, and does not. So `expire` looks at it again, every second where the reaper has it.
+
     Attributes:
-        offset: seconds since the epoch minus the event loop's time. It may be updated: the wall clock is corrected,
-            the loop's is not.
+        offset: seconds since the epoch minus the event loop's time.
+        deadline: of the event loop, when `expire` is due.
         second: the last formatted second, a whole number.
         prefix: `second` as text, up to the decimal point.
     """
 
-    __slots__ = ("offset", "prefix", "second")
+    __slots__ = ("deadline", "offset", "prefix", "second")
 
     def __init__(self, offset: float) -> None:
         self.offset = offset
+        self.deadline = 0.0
         self.second = -1.0
         self.prefix = b""
+
+    def expire(self, now: float) -> None:
+        """Follow the wall clock, and look again in a second. `now`: of the event loop."""
+        self.offset = time.time() - time.monotonic()
+        self.deadline = now + FOLLOW_SECONDS
 
     def tick(self, second: float) -> bytes:
         """Set `second` and return its `prefix`."""

@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import random
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshproxy.telemetry import log_encoding
 from meshproxy.telemetry.log_encoding import MEMO_CHARACTERS, MEMO_ENTRIES, QuotedBytes, UtcClock, quote, quote_bytes
 from tests.telemetry.hostile import BYTES
 from tests.thorough import tries
@@ -85,3 +87,13 @@ def test_the_end_of_a_second_does_not_round_into_the_next() -> None:
     assert clock.format(60.0) == "1970-01-01T00:01:00.000000Z"
     clock.offset = 3_600.0
     assert clock.format(60.0) == "1970-01-01T01:01:00.000000Z"
+
+
+def test_a_wall_clock_that_is_set_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = UtcClock(0.0)
+    monkeypatch.setattr(log_encoding, "time", SimpleNamespace(time=lambda: 3_700.0, monotonic=lambda: 100.0))
+    clock.expire(100.0)
+    assert (clock.offset, clock.deadline) == (3_600.0, 101.0)
+    monkeypatch.setattr(log_encoding, "time", SimpleNamespace(time=lambda: 301.0, monotonic=lambda: 101.0))
+    clock.expire(101.0)
+    assert (clock.offset, clock.deadline) == (200.0, 102.0)
