@@ -32,6 +32,6 @@ def test_without_its_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     async def ask(client: object) -> object:
         return client
 
-    with pytest.raises(click.ClickException, match=r"^httpx2 is missing: .* '\.\[control\]'$") as caught:
+    with pytest.raises(click.ClickException, match=r"^httpx2 is missing: .* '\.\[control,demo\]'$") as caught:
         _cluster.ask(None, None, ask)
     assert caught.value.exit_code == 2
