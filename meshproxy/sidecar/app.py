@@ -122,7 +122,8 @@ class Sidecar:
         if link is not None and link.enrollment is not None:
             self.metrics.identity_issuances.read_from(link.enrollment.count)
             self.metrics.clock_offset.read_from(link.enrollment.measure)
-        clock = UtcClock(time.time() - time.monotonic())
+        clock = UtcClock(0.0)
+        clock.expire(loop.time())
         self._log_sinks: list[LineWriter] = []
         # Spans first: metrics name the traces of those that are exported.
         sinks: list[Sink] = [record_trace, self.metrics.requests.observe]
@@ -171,7 +172,6 @@ class Sidecar:
 
         # Sockets: the settings that connections share.
         self._reaper = Reaper(loop)
-        clock.expire(loop.time())
         self._reaper.add(clock)
         outbox = Outbox(loop)
         self._turns = turns = Turns(loop, outbox.flush)

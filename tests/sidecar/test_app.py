@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -42,6 +43,7 @@ from meshproxy.sidecar.document_source import FileDocuments
 from meshproxy.sidecar.rotation import load_identity
 from meshproxy.sidecar.supervisor import reserve
 from meshproxy.sidecar.tokens import Tokens
+from meshproxy.telemetry import log_encoding
 from meshproxy.transport import h2_server
 from meshproxy.transport.listener import Listener, ListenerState, PeerRejected
 from meshproxy.transport.reaper import PERIOD
@@ -240,6 +242,21 @@ class TestServing:
             assert await it.metric("meshproxy_config_in_sync") == 1
         (line,) = (tmp_path / "access.log").read_text().splitlines()
         assert json.loads(line)["path"] == "/v1/models/m"
+
+    async def test_times_are_those_of_a_wall_clock_that_was_set(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        later = SimpleNamespace(
+            time=lambda: time.time() + 3_600, monotonic=time.monotonic, strftime=time.strftime, gmtime=time.gmtime
+        )
+        async with model_server() as model, running(tmp_path, model, sidecar={"accessLog": "./access.log"}) as it:
+            await it.ask()
+            monkeypatch.setattr(log_encoding, "time", later)
+            it.sidecar._reaper.sweep(asyncio.get_running_loop().time() + 2 * log_encoding.FOLLOW_SECONDS)
+            await it.ask()
+        lines = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
+        before, after = [datetime.fromisoformat(line["start_time"]) for line in lines]
+        assert 3_600 <= (after - before).total_seconds() < 3_660
 
     async def test_what_runs_is_told_without_secrets(self, tmp_path: Path) -> None:
         async with model_server() as model, running(tmp_path, model, mtls="permissive", more=deny_everyone()) as it:
