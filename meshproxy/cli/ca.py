@@ -91,9 +91,7 @@ def dev(
         f"spiffe://{trust_domain}/ns/batch/sa/nightly",
     )
     names = _file_names(trust_domain, server, clients)
-    for each in dns:
-        if not each.isascii():
-            raise click.UsageError(f"--dns {each}: certificates have names in ASCII (xn--...)")
+    dns = tuple(_options.read(_read_certified_name, each, "--dns") for each in dns)
     authority = _development_ca(directory, trust_domain, is_new=new_authority)
     try:
         written = [authority.write(directory)]
@@ -104,6 +102,19 @@ def dev(
         raise click.ClickException(f"cannot write {error.filename or directory}: {error.strerror}") from None
     for path in written:
         click.echo(path)
+
+
+def _read_certified_name(name: str) -> str:
+    """A host name, as certificates have it, or `*.` with one. Raises ValueError."""
+    from meshproxy.config.values import ends_in_number, read_host_name
+
+    if not name.isascii():
+        raise ValueError(f"{name}: certificates have names in ASCII (xn--...)")
+    wildcard = "*." if name.startswith("*.") else ""
+    host = read_host_name(name.removeprefix(wildcard))
+    if ends_in_number(host):
+        raise ValueError(f"{name} is an address: clients do not look for it among the names")
+    return wildcard + host
 
 
 def _file_names(trust_domain: str, server: str, clients: tuple[str, ...]) -> dict[str, str]:

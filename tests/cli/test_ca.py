@@ -49,7 +49,11 @@ def spiffe_id(directory: Path, name: str, trust_domain: str = "dev.example") -> 
     ("arguments", "status", "why"),
     [
         (["--days", "99999999"], 2, "--days"),
-        (["--dns", "bücher.example"], 2, "--dns bücher.example: certificates have names in ASCII"),
+        (["--dns", "bücher.example"], 2, "--dns: bücher.example: certificates have names in ASCII"),
+        (["--dns", "a b"], 2, '--dns: expected a host name, got "a b"'),
+        (["--dns", ""], 2, '--dns: expected a host name, got ""'),
+        (["--dns", "a.*.example"], 2, '--dns: expected a host name, got "a.*.example"'),
+        (["--dns", "127.0.0.1"], 2, "--dns: 127.0.0.1 is an address"),
         (["--out", "/proc/nothing"], 1, "cannot write /proc/nothing: No such file or directory"),
     ],
 )
@@ -77,6 +81,7 @@ def test_what_a_first_sidecar_needs(tmp_path: Path) -> None:
 
 def test_named_ones(tmp_path: Path) -> None:
     arguments = ["--trust-domain", "m.example", "--server", "spiffe://m.example/srv", "--dns", "a.example"]
+    arguments += ["--dns", "*.Pods.example.", "--dns", "tf_serving"]
     assert run(tmp_path, *arguments, "--client", "spiffe://m.example/x/one").exit_code == 0
     assert spiffe_id(tmp_path, "server", "m.example") == "spiffe://m.example/srv"
     assert spiffe_id(tmp_path, "one", "m.example") == "spiffe://m.example/x/one"
@@ -86,7 +91,7 @@ def test_named_ones(tmp_path: Path) -> None:
         text=True,
         check=True,
     ).stdout
-    assert "DNS:a.example" in text
+    assert "DNS:a.example, DNS:*.pods.example, DNS:tf_serving" in text
 
 
 def test_the_authority_stays_unless_it_is_to_go(tmp_path: Path) -> None:
