@@ -46,7 +46,7 @@ def command(address: str, namespace: str, deployment: str, browser: bool | None)
     forwarding = None if _answers(where) else _forward(where[1], namespace, deployment)
     try:
         if forwarding is not None:
-            _wait(where, forwarding)
+            _wait(where, forwarding, f"kubectl --namespace {namespace} get deploy/{deployment}")
         url = "http://{}:{}/".format(*where)
         click.echo(url)
         if browser if browser is not None else sys.stdout.isatty():
@@ -81,12 +81,15 @@ def _forward(port: int, namespace: str, deployment: str) -> subprocess.Popen[byt
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603 (a fixed program, without a shell)
 
 
-def _wait(where: tuple[str, int], forwarding: subprocess.Popen[bytes]) -> None:
-    """Raises ClickException."""
+def _wait(where: tuple[str, int], forwarding: subprocess.Popen[bytes], look: str) -> None:
+    """Until the forwarded port answers. Raises ClickException, which has the command that shows the control plane."""
     until = time.monotonic() + PATIENCE
     while not _answers(where):
         if forwarding.poll() is not None:
-            raise click.ClickException("kubectl could not forward the port: see above")
+            raise click.ClickException(
+                "kubectl could not forward the port; why is above, in its words. For a control plane in a cluster see "
+                f"whether {look} shows it; one on this host is named by its web port (--control)"
+            )
         if time.monotonic() > until:
             raise click.ClickException(f"the forwarded port does not answer within {PATIENCE:g} s")
         time.sleep(0.2)

@@ -53,21 +53,26 @@ def dump(path: Path | None, addresses: tuple[str, ...], timeout: float) -> None:
     path = path if path is not None else Path(f"meshproxy-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.tar.gz")
     files: dict[str, bytes] = {}
     problems: list[str] = []
-    answers = 0
     for address in dict.fromkeys(addresses):
         where = read_address(address, "--control", _control_planes.DEFAULT)
         folder = "{}-{}".format(*where).replace(":", "-")
+        failed: dict[str, list[str]] = {}
         for name, page in PAGES.items():
             try:
                 # A page that says that something is wrong is what this is about.
                 content = get(where, page, timeout)[1] if page == "/readyz" else _mesh.ask_page(where, page, timeout)
             except NoAnswer as error:
-                problems.append(f"{'{}:{}'.format(*where)}{page}: {error}")
+                failed.setdefault(str(error), []).append(page)
                 continue
             files[f"{folder}/{name}"] = content
-            answers += 1
-    if not answers:
-        raise click.ClickException("; ".join(problems))
+        problems += [
+            f"no control plane answers at {address}: {error}"
+            if len(pages) == len(PAGES)
+            else f"{address}, {', '.join(pages)}: {error}"
+            for error, pages in failed.items()
+        ]
+    if not files:
+        raise click.ClickException("; ".join([*problems, _control_planes.HINT]))
     files["about.json"] = _about(problems)
     try:
         _write(path, files)

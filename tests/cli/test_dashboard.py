@@ -58,4 +58,5 @@ def test_kubectl_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kubectl(tmp_path, monkeypatch, "raise SystemExit(1)")
     result = run("dashboard", "--control", f"127.0.0.1:{free_port()}")
     assert (result.exit_code, "could not forward" in result.stderr) == (1, True)
+    assert "see whether kubectl --namespace meshproxy get deploy/meshproxy-control shows it" in result.stderr
     assert dashboard.PATIENCE > 0

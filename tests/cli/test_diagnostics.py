@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from meshproxy.cli import _control_planes
 from meshproxy.cli.diagnostics import PAGES
 from tests.cli.conftest import ServePages
 from tests.cli.test__mesh import run
@@ -45,3 +46,14 @@ def test_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     result = run("diagnostics", "dump", "--control", "127.0.0.1:1")
     assert (result.exit_code, list(tmp_path.iterdir())) == (1, [])
+    assert result.stderr == f"Error: {_control_planes.no_answer('127.0.0.1:1', 'Connection refused')}\n"
+
+
+def test_one_of_two_answers(serve_pages: ServePages, tmp_path: Path) -> None:
+    """What is the same for all pages of the other is said once."""
+    path = tmp_path / "bundle.tar.gz"
+    address = serve_pages({page.partition("?")[0]: b"" for page in PAGES.values()})
+    result = run("diagnostics", "dump", "--control", address, "--control", "127.0.0.1:1", "-f", str(path))
+    assert result.exit_code == 1
+    missing = json.loads(files(path)["meshproxy/about.json"])["missing"]
+    assert missing == ["no control plane answers at 127.0.0.1:1: Connection refused"]
