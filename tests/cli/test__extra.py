@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
+from pathlib import Path
 
 import click
 import pytest
@@ -28,6 +30,23 @@ def test_what_is_missing_is_named_with_what_is_there_already(
     says = f"aiohttp is missing: in a clone, pipx install --force '.[{install}]'"
     with pytest.raises(click.ClickException, match=f"^{re.escape(says)}$"), _extra.needed(missing):
         import aiohttp  # noqa: F401
+
+
+def test_each_extra_has_a_package_that_no_other_one_brings() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    imported = {"grpc": "grpcio"}  # where the module is not named like the package
+    for extra, module in _extra._ONLY_IN.items():
+        package = imported.get(module, module)
+        bringing = [name for name in _extra._ONLY_IN if any(re.match(rf"{package}\b", each) for each in extras[name])]
+        assert bringing == [extra], module
+        assert not any(re.match(rf"{package}\b", each) for each in project["dependencies"])
+
+
+def test_the_extras_of_the_readme_are_told_apart() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    named = {extra for group in re.findall(r"pipx install '\.\[(.*?)\]'", readme) for extra in group.split(",")}
+    assert named == set(_extra._ONLY_IN)
 
 
 def test_other_failures_pass() -> None:
