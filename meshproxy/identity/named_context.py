@@ -52,7 +52,7 @@ def named_context(files: NamedTlsFiles, protocols: Sequence[str]) -> ssl.SSLCont
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         context.load_verify_locations(cadata=read_authorities(files.ca))
     if files.certificate is not None and files.key is not None:
-        _load_own(context, files.certificate, files.key)
+        load_own(context, files.certificate, files.key)
     return context
 
 
@@ -79,8 +79,9 @@ def read_authorities(path: Path, what: str = "caFile") -> bytes:
     return b"".join(found)
 
 
-def _load_own(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-    """Raises CertificateError."""
+def load_own(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """Show our certificate to servers that ask for one, on connections that are made from now on. Raises
+    CertificateError, which says which files."""
     own = Credentials(read_file(certificate, "certificate")[0], read_file(key, "key")[0], b"")
     try:
         load_pair(context, own)

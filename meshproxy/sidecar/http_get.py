@@ -159,11 +159,11 @@ def _read_token(path: Path) -> bytes:
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
-def trusting(ca_file: Path | None) -> ssl.SSLContext:
+def trusting(ca_file: Path | None, *, is_own: bool = False) -> ssl.SSLContext:
     """The TLS context for a server that has a name, such as an issuer's. A CA file is short and may change: it is
-    read again for each connection. Raises FetchError."""
+    read again for each connection. `is_own`: nobody else has this one. Raises FetchError."""
     if ca_file is None:
-        return _system_context()
+        return _new_system_context() if is_own else _system_context()
     context = _bare_context()
     try:
         context.load_verify_locations(cadata=read_authorities(ca_file, "authorities file"))
@@ -172,11 +172,13 @@ def trusting(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
-@cache
-def _system_context() -> ssl.SSLContext:
+def _new_system_context() -> ssl.SSLContext:
     context = _bare_context()
     context.load_default_certs()
     return context
+
+
+_system_context = cache(_new_system_context)
 
 
 def _bare_context() -> ssl.SSLContext:

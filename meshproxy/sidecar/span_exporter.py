@@ -18,15 +18,19 @@ from typing import TYPE_CHECKING
 
 from meshproxy import __version__
 from meshproxy.codec.events import RequestHead
+from meshproxy.identity.certificates import CertificateError
+from meshproxy.identity.named_context import load_own
 from meshproxy.sidecar.http_get import Url, trusting
 from meshproxy.telemetry.otlp import encode_attributes, encode_request, encode_scope, encode_span, read_response
 from meshproxy.telemetry.otlp_http import RETRIED, advice, read_retry_after, request_fields
 from meshproxy.telemetry.spans import spans_of
 from meshproxy.transport.channel import H1Channel, Target
 from meshproxy.transport.client import ClientError, exchange
+from meshproxy.transport.connect_failures import NoCredentials
 from meshproxy.transport.connector import named_server
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
     from meshproxy.codec.events import Headers
@@ -97,8 +101,7 @@ class SpanExporter:
         url = Url.read_any(settings.url)
         security = None
         if url.is_tls:
-            context = trusting(Path(settings.certificate) if settings.certificate is not None else None)
-            security = named_server(lambda: context)
+            security = named_server(_context_of(settings))
         self._channel = H1Channel(shared, Target(url.address, security))
         self._url = settings.url
         self._head = RequestHead(
@@ -244,6 +247,25 @@ class SpanExporter:
         if now - self._logged >= SECONDS_BETWEEN_MESSAGES:
             self._logged = now
             logger.warning("spans lost", extra={"fields": {"collector": self._url, "problem": problem}})
+
+
+def _context_of(settings: ExportSettings) -> Callable[[], ssl.SSLContext]:
+    """The context for each connection: a certificate of ours is read again for it, since it may live for hours. Raises
+    FetchError."""
+    own = settings.own
+    # One that has our certificate is for nobody else.
+    context = trusting(Path(settings.certificate) if settings.certificate is not None else None, is_own=own is not None)
+    if own is None:
+        return lambda: context
+
+    def current() -> ssl.SSLContext:
+        try:
+            load_own(context, *own)
+        except CertificateError as error:
+            raise NoCredentials(error.message) from None
+        return context
+
+    return current
 
 
 def backoff(tries: int, draw: Callable[[], float]) -> float:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from meshproxy import __version__
+from meshproxy.identity.certificates import CertificateError
+from meshproxy.identity.named_context import load_own
 from meshproxy.telemetry.otlp import encode_attributes, encode_request, encode_scope, read_response
 from meshproxy.telemetry.otlp_http import RETRIED, advice, read_retry_after, request_fields
 from meshproxy.telemetry.otlp_logs import SCOPE, encode_record
@@ -126,8 +128,14 @@ class AuditCollector:
         return response.status, wait or 0.0, answer
 
     def _connect(self) -> http.client.HTTPConnection:
+        """Raises OSError."""
         host, port = self._address
         if self._context is not None:
+            if self._settings.own is not None:
+                try:
+                    load_own(self._context, *self._settings.own)  # again: it may live for hours
+                except CertificateError as error:
+                    raise OSError(error.message) from None
             return http.client.HTTPSConnection(host, port, timeout=self._settings.timeout, context=self._context)
         return http.client.HTTPConnection(host, port, timeout=self._settings.timeout)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 from meshproxy import __version__
@@ -42,8 +43,15 @@ _SAMPLERS = {
     "parentbased_always_off": (0.0, True),
     "parentbased_traceidratio": (None, True),
 }
-_PROPAGATORS = {"tracecontext": None, "baggage": None, "b3": B3Format.SINGLE, "b3multi": B3Format.MULTI}
-"""The first two are always passed on."""
+_PROPAGATORS = {"tracecontext": None, "baggage": None, "none": None, "b3": B3Format.SINGLE, "b3multi": B3Format.MULTI}
+"""The first two are always passed on, also with the third."""
+
+
+class OwnFiles(NamedTuple):
+    """The certificate that we show to a collector."""
+
+    certificate: Path
+    key: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,8 @@ class ExportSettings:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     certificate: str | None = None
     """A file of authorities (PEM) to trust instead of the system's."""
+    own: OwnFiles | None = None
+    """For a collector that asks for a certificate."""
     timeout: float = 10.0
     """Seconds of one export, with its retries."""
     is_compressed: bool = False
@@ -106,6 +116,7 @@ def read_settings(
         traces.keep if traces is not None else Keep(),
         reader.headers(),
         reader.either("CERTIFICATE") or None,
+        reader.own(),
         reader.milliseconds(("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"), 10.0),
         is_compressed,
         reader.resource(defaults),
@@ -126,6 +137,8 @@ class LogSettings:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     certificate: str | None = None
     """A file of authorities (PEM) to trust instead of the system's."""
+    own: OwnFiles | None = None
+    """For a collector that asks for a certificate."""
     timeout: float = 10.0
     """Seconds of one try."""
     is_compressed: bool = False
@@ -151,6 +164,7 @@ def read_log_settings(
         endpoint + LOGS_PATH,
         reader.headers(),
         reader.either("CERTIFICATE") or None,
+        reader.own(),
         reader.milliseconds(("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"), 10.0),
         reader.compression(),
         reader.resource(defaults),
@@ -188,6 +202,17 @@ class _Reader:
     def either(self, name: str) -> str:
         """The variable of the signal, or else that of all signals."""
         return self.text(f"OTEL_EXPORTER_OTLP_{self._signal}_{name}") or self.text(f"OTEL_EXPORTER_OTLP_{name}")
+
+    def own(self) -> OwnFiles | None:
+        """The files of a client certificate."""
+        certificate, key = self.either("CLIENT_CERTIFICATE"), self.either("CLIENT_KEY")
+        if certificate and key:
+            return OwnFiles(Path(certificate), Path(key))
+        if certificate or key:
+            names = ("CERTIFICATE", "KEY") if certificate else ("KEY", "CERTIFICATE")
+            has, lacks = (f"OTEL_EXPORTER_OTLP_CLIENT_{name}" for name in names)
+            self.problems.append(f"{has} is set without {lacks}, and collectors are shown no certificate: set both")
+        return None
 
     def compression(self) -> bool:
         """Whether requests are compressed, with gzip."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,11 +19,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from meshproxy.config.telemetry import Keep
+from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.proxy.exchange import TraceContext
 from meshproxy.sidecar import span_exporter
-from meshproxy.sidecar.http_get import FetchError
+from meshproxy.sidecar.http_get import FetchError, trusting
 from meshproxy.sidecar.span_exporter import LONGEST_WAIT, SpanExporter, backoff, retry_after
-from meshproxy.telemetry.otlp_settings import ExportSettings
+from meshproxy.telemetry.otlp_settings import ExportSettings, OwnFiles
 from meshproxy.telemetry.sampling import Sampler
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 from meshproxy.telemetry.span_record import SpanRecord, record_of
@@ -317,6 +319,32 @@ async def test_kept_ones_beyond_their_limit_are_counted(record: SpanRecord) -> N
 async def test_authorities_that_cannot_be_read_are_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(FetchError, match=r"authorities file .*none\.pem cannot be read"):
         Export("https://127.0.0.1:1", certificate=str(tmp_path / "none.pem"))
+
+
+async def test_a_collector_that_asks_for_our_certificate(record: SpanRecord, tmp_path: Path) -> None:
+    """The files are read for each connection: they may come late, and change."""
+    authority = DevelopmentCA.create("dev.example")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue(dns=["localhost"]).write(tmp_path, "collector"))
+    context.load_verify_locations(cadata=authority.bundle_pem.decode())
+    context.verify_mode = ssl.CERT_REQUIRED
+    own = OwnFiles(tmp_path / "own.pem", tmp_path / "own-key.pem")
+    async with collecting(tls=context) as collector:
+        export = Export(collector.url, certificate=str(authority.write(tmp_path)), own=own, timeout=0.2)
+        async with running(export):
+            export.exporter.take(record)
+            await until(lambda: export.dropped("failed") == 2)
+            authority.issue(dns=["sidecar"]).write(tmp_path, "own")
+            export.exporter.take(record)
+            await until(lambda: export.exported == 2)
+
+
+async def test_our_certificate_is_for_the_collector_only(tmp_path: Path) -> None:
+    """Others that the system's authorities are for, such as issuers, share a context."""
+    own = OwnFiles(tmp_path / "own.pem", tmp_path / "own-key.pem")
+    assert span_exporter._context_of(ExportSettings("https://a", Sampler(1.0), Keep()))() is trusting(None)
+    DevelopmentCA.create("dev.example").issue(dns=["sidecar"]).write(tmp_path, "own")
+    assert span_exporter._context_of(ExportSettings("https://a", Sampler(1.0), Keep(), own=own))() is not trusting(None)
 
 
 @given(st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))

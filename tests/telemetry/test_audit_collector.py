@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,10 +22,11 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
 
 from meshproxy.audit.collected import collected
 from meshproxy.audit.verify import Verifier
+from meshproxy.devtools.ca import DevelopmentCA
 from meshproxy.telemetry import audit_collector
 from meshproxy.telemetry.audit_collector import AuditCollector
 from meshproxy.telemetry.audit_writer import AuditWriter
-from meshproxy.telemetry.otlp_settings import LogSettings
+from meshproxy.telemetry.otlp_settings import LogSettings, OwnFiles
 from tests.audit.trails import KEY, PUBLIC, call_body, trail
 
 
@@ -58,7 +60,7 @@ class Collector:
 
 
 @contextmanager
-def serving() -> Iterator[Collector]:
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[Collector]:
     found = Collector()
 
     class Handler(BaseHTTPRequestHandler):
@@ -88,10 +90,13 @@ def serving() -> Iterator[Collector]:
             """Says nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    found.url = f"http://127.0.0.1:{server.server_port}/v1/logs"
+    base = f"http://127.0.0.1:{server.server_port}" if tls is None else f"https://localhost:{server.server_port}"
+    found.url = f"{base}/v1/logs"
     try:
         yield found
     finally:
@@ -248,3 +253,22 @@ def test_authorities_that_cannot_be_loaded(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("nothing")
     with pytest.raises(OSError, match=r"ca\.pem cannot be loaded"):
         AuditCollector(LogSettings("https://a/v1/logs", certificate=str(tmp_path / "ca.pem")))
+
+
+def test_a_collector_that_asks_for_our_certificate(tmp_path: Path) -> None:
+    """The files are read for each connection: they may come late, and change."""
+    authority = DevelopmentCA.create("dev.example")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue(dns=["localhost"]).write(tmp_path, "collector"))
+    context.load_verify_locations(cadata=authority.bundle_pem.decode())
+    context.verify_mode = ssl.CERT_REQUIRED
+    lines = b"".join(trail(2))
+    own = OwnFiles(tmp_path / "own.pem", tmp_path / "own-key.pem")
+    with serving(context) as collector:
+        made, pauses = sink(collector, certificate=str(authority.write(tmp_path)), own=own)
+        assert made.write(lines) == 0
+        assert len(pauses) == 1
+        authority.issue(dns=["sidecar"]).write(tmp_path, "own")
+        assert made.write(lines) == len(lines)
+        made.close()
+    assert collector.bodies == lines.splitlines()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -10,6 +11,7 @@ from meshproxy.telemetry.b3 import B3Format
 from meshproxy.telemetry.otlp_settings import (
     ExportSettings,
     LogSettings,
+    OwnFiles,
     describe_process,
     read_log_settings,
     read_settings,
@@ -119,6 +121,7 @@ def test_without_an_argument_or_a_document_all_are_sampled() -> None:
         ("none", "tracecontext, b3", {B3Format.SINGLE}),
         ("none", "b3,b3multi", {B3Format.SINGLE, B3Format.MULTI}),
         ("multi", "tracecontext,baggage", set()),
+        ("multi", "none", set()),
     ],
 )
 def test_formats_of_zipkin(b3: Literal["none", "single", "multi"], environ: str, expected: set[B3Format]) -> None:
@@ -127,10 +130,10 @@ def test_formats_of_zipkin(b3: Literal["none", "single", "multi"], environ: str,
 
 
 def test_a_propagator_that_is_not_known_is_said() -> None:
-    settings, (problem,) = read_settings(MESH, {"OTEL_PROPAGATORS": "b3,jaeger,none"}, NAMES)
+    settings, (problem,) = read_settings(MESH, {"OTEL_PROPAGATORS": "b3,jaeger,xray"}, NAMES)
     assert settings is not None
     assert settings.b3 == {B3Format.SINGLE}
-    assert "'jaeger, none'" in problem
+    assert "'jaeger, xray'" in problem
 
 
 def test_headers_are_decoded_and_those_of_traces_come_first() -> None:
@@ -170,6 +173,8 @@ def test_the_rest() -> None:
     assert (settings.certificate, settings.is_compressed, settings.timeout) == ("/ca.pem", True, 3.0)
     assert (settings.max_queue, settings.max_batch, settings.delay) == (100, 100, 0.25)
     assert read(OTEL_EXPORTER_OTLP_TIMEOUT="3000", OTEL_EXPORTER_OTLP_TRACES_TIMEOUT="1").timeout == 0.001
+    settings = read(OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE="/own.pem", OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY="/key.pem")
+    assert settings.own == OwnFiles(Path("/own.pem"), Path("/key.pem"))
 
 
 @pytest.mark.parametrize(
@@ -179,6 +184,8 @@ def test_the_rest() -> None:
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "nothing"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "br"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/own.pem"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/own-key.pem"),
         ("OTEL_TRACES_EXPORTER", "zipkin"),
         ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
@@ -209,6 +216,8 @@ def test_the_export_of_the_audit_trail() -> None:
         "OTEL_EXPORTER_OTLP_LOGS_HEADERS": "x-key=b",
         "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "x-key=c",
         "OTEL_EXPORTER_OTLP_CERTIFICATE": "/ca.pem",
+        "OTEL_EXPORTER_OTLP_LOGS_CLIENT_CERTIFICATE": "/own.pem",
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY": "/own-key.pem",
         "OTEL_EXPORTER_OTLP_TIMEOUT": "2000",
         "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
         "OTEL_SERVICE_NAME": "other",
@@ -218,6 +227,7 @@ def test_the_export_of_the_audit_trail() -> None:
             "http://c:4318/v1/logs",
             ((b"x-key", b"b"),),
             "/ca.pem",
+            OwnFiles(Path("/own.pem"), Path("/own-key.pem")),
             2.0,
             True,
             tuple((NAMES | {"service.name": "other"}).items()),
