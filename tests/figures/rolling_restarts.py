@@ -33,7 +33,8 @@ LAG = 1.0
 async def restart_for_ever(
     mesh: LocalMesh, grpc_address: str, rest: str, balancer: Balancer, old: LocalSidecar
 ) -> None:
-    """Replaces the sidecar again and again."""
+    """Replaces the sidecar again and again, once a client is there: an idle sidecar closes its port within `LAG`."""
+    await balancer.connected.wait()
     while True:
         new = await start_sidecar(mesh, rest, grpc_address)
         old.child.signal(signal.SIGTERM)

@@ -12,11 +12,13 @@ class Balancer:
     Attributes:
         backends: HOST:PORT of each; they take turns, and one that refuses is skipped.
         address: its own, once it was started.
+        connected: set by the first connection that a backend has accepted.
     """
 
     def __init__(self, *backends: str) -> None:
         self.backends = list(backends)
         self.address = ""
+        self.connected = asyncio.Event()
         self._turn = 0
         self._pumps: set[asyncio.Task[None]] = set()
 
@@ -30,6 +32,7 @@ class Balancer:
         if far is None:
             writer.transport.abort()
             return
+        self.connected.set()
         for source, sink in ((reader, far[1]), (far[0], writer)):
             task = asyncio.ensure_future(self._pump(source, sink))
             self._pumps.add(task)
