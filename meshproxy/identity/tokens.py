@@ -179,6 +179,8 @@ class TokenVerifier:
         if len(compact) > TOKEN_BYTES:
             raise _refused(f"The token is larger than {TOKEN_BYTES} bytes.")
         parts = compact.split(b".")
+        if len(parts) == 5:  # RFC 7516 section 9
+            raise _refused("The token is encrypted (JWE): get one from its issuer that is signed only.")
         if len(parts) != 3 or not all(parts):
             raise _refused("The token is not a signed JWT of three parts.")
         is_balanced = place in self._balanced_places
@@ -301,8 +303,8 @@ def _unreadable(name: str, error: ValueError) -> Refusal:
 
 def _read_header(header: dict[str, object]) -> tuple[str, str | None]:
     """Algorithm and key id (RFC 7515 section 4.1). Unknown members are ignored, as it requires."""
-    if not _HEADER_REFUSED.isdisjoint(header):
-        raise _refused("The token header contains an extension (such as crit or zip) that is not supported.")
+    if found := _HEADER_REFUSED & header.keys():
+        raise _refused(f"The token header contains an extension ({', '.join(sorted(found))}) that is not supported.")
     algorithm = header.get("alg")
     if not isinstance(algorithm, str):
         raise _refused("The token has no algorithm (alg).")
