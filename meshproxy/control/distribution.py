@@ -9,7 +9,7 @@ import logging
 import time
 from collections import Counter, deque
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
@@ -42,6 +42,11 @@ KEPT_CHANGES = 64
 REPORT_RATE = 20.0
 REPORT_BURST = 200.0
 """Streams and reports of one identity at one address, a second: a sidecar reports once for each set."""
+SCOPES_OF_ONE = 64
+"""Different scopes of the sidecars of one identity at once, as what is in each is selected, encoded and kept.
+Deployments that share a service account have a few. Further ones are refused."""
+SCOPE_RATE = 1.0
+"""Scopes that nobody has, a second, which one identity may begin; `SCOPES_OF_ONE` at once."""
 REFUSALS_KEPT = 64
 """For people who ask why a sidecar has no documents."""
 CHARACTERS = 256
@@ -135,12 +140,14 @@ class Group:
 
     Attributes:
         scope: of these; None: they take everything.
+        begun_by: the identity of the one that came first.
         watchers: those that are connected.
         version: of the documents in the scope.
     """
 
-    def __init__(self, scope: Scope | None, documents: MeshDocuments) -> None:
+    def __init__(self, scope: Scope | None, documents: MeshDocuments, begun_by: str) -> None:
         self.scope = scope
+        self.begun_by = begun_by
         self._documents = documents
         self._selection = Selection(scope, documents.held)
         self._changes: deque[tuple[str, frozenset[str]]] = deque(maxlen=KEPT_CHANGES)
@@ -177,10 +184,8 @@ class Group:
                 if missed is not None:
                     missed |= keys
             if missed is None and version:
-                message = self.message("")
-            else:
-                message = frame(msgspec.json.encode(self._set(version, missed)))
-            self._messages[version] = message
+                return self.message("")  # and not kept: any text may be said to be a version
+            message = self._messages[version] = frame(msgspec.json.encode(self._set(version, missed)))
         return message
 
     def _set(self, base: str, missed: Iterable[str] | None) -> DocumentSet:
@@ -210,6 +215,7 @@ class DocumentService:
         self._clock = clock
         self._groups: dict[Scope | None, Group] = {}
         self._reports = Paces(REPORT_RATE, REPORT_BURST)
+        self._scopes = Paces(SCOPE_RATE, SCOPES_OF_ONE)
         self._expiries = Expiries()
         self.watchers: dict[int, Watcher] = {}
         self.lost = LostSidecars()
@@ -260,7 +266,7 @@ class DocumentService:
         if first is None:
             raise CallFailed(GrpcStatus.INVALID_ARGUMENT, "a sidecar says first what it has")
         report = self._read(call, workload, first)
-        group = self._join(report.scope)
+        group = self._join(call, workload.spiffe_id, report.scope)
         watcher = Watcher(call, workload.spiffe_id, call.info.remote, now, workload.not_after, group)
         watcher.report(report)
         watcher.sent = watcher.version
@@ -274,20 +280,20 @@ class DocumentService:
         if not self._documents.held:  # until the cluster is known, it keeps what it has
             return
         if problem := self.entitlements.refusal(workload, watcher.group.scope):
-            self._refuse(watcher, problem)
+            self._refuse(watcher.call, watcher.spiffe_id, GrpcStatus.PERMISSION_DENIED, problem)
         group = watcher.group
         if watcher.call.is_drained and watcher.sent != group.version:
             watcher.call.post(group.message(watcher.sent))
             watcher.sent, watcher.sent_at = group.version, self._clock()
 
-    def _refuse(self, watcher: Watcher, problem: str) -> None:
+    def _refuse(self, call: ServerCall, who: str, status: GrpcStatus, problem: str) -> NoReturn:
         """Raises CallFailed. Less than it asks for would not do: without roles, everybody may call."""
         self.refused += 1
-        now, reason, who = moment(self._clock()), "scope", watcher.spiffe_id
-        self.refusals.appendleft(Refusal(at=now, reason=reason, problem=problem, peer=watcher.peer, spiffe_id=who))
-        fields = {"spiffe_id": who, "peer": watcher.peer, "problem": problem}
+        now, peer = moment(self._clock()), call.info.remote
+        self.refusals.appendleft(Refusal(at=now, reason="scope", problem=problem, peer=peer, spiffe_id=who))
+        fields = {"spiffe_id": who, "peer": peer, "problem": problem}
         logger.warning("documents not given", extra={"fields": fields})
-        raise CallFailed(GrpcStatus.PERMISSION_DENIED, problem)
+        raise CallFailed(status, problem)
 
     def _read(self, call: ServerCall, workload: Workload, message: bytes) -> SidecarReport:
         """Raises CallFailed."""
@@ -300,16 +306,24 @@ class DocumentService:
         if report.refused:
             fields = {"spiffe_id": watcher.spiffe_id, "version": report.refused, "problems": watcher.problems}
             logger.warning("a sidecar refused the documents", extra={"fields": fields})
-        group = self._join(report.scope)
+        group = self._join(watcher.call, watcher.spiffe_id, report.scope)
         if group is not watcher.group:
             self._leave(watcher)
             watcher.group, watcher.sent = group, ""
             group.watchers.add(watcher)
 
-    def _join(self, scope: Scope | None) -> Group:
+    def _join(self, call: ServerCall, who: str, scope: Scope | None) -> Group:
+        """Raises CallFailed."""
         group = self._groups.get(scope)
         if group is None:
-            group = self._groups[scope] = Group(scope, self._documents)
+            begun = sum(each.begun_by == who for each in self._groups.values())
+            if begun >= SCOPES_OF_ONE or not self._scopes.take(who, self._clock()):
+                problem = (
+                    f"the sidecars of {who} ask for documents in more than {SCOPES_OF_ONE} ways, or too often:"
+                    " give workloads that call or are different servers service accounts of their own"
+                )
+                self._refuse(call, who, GrpcStatus.RESOURCE_EXHAUSTED, problem)
+            group = self._groups[scope] = Group(scope, self._documents, who)
         return group
 
     def _leave(self, watcher: Watcher) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tracemalloc
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import msgspec
 import pytest
 
 from meshproxy.control import distribution as module
-from meshproxy.control.distribution import DocumentService
+from meshproxy.control.distribution import DocumentService, Group
 from meshproxy.control.documents import MeshDocuments
 from meshproxy.control.status import SidecarEntry, SidecarState, moment
 from meshproxy.control_api import WATCH, DocumentSet, Scope, SidecarReport
@@ -103,7 +104,8 @@ class World:
     def __init__(self) -> None:
         self.texts = Texts(mesh=MESH, models=SERVER)
         self.documents = MeshDocuments(self.texts)
-        self.service = DocumentService(self.documents, lambda: NOW)
+        self.now = NOW
+        self.service = DocumentService(self.documents, lambda: self.now)
 
     async def change(self, text: str, name: str = "models") -> None:
         self.texts.write(name, text)
@@ -388,6 +390,56 @@ async def test_a_time_that_is_no_date_is_not_known(world: World, time: float) ->
         await turns()
         (entry,) = world.service.entries()
         assert (entry.certificate_issued, entry.certificate_expires) == (None, moment(NOW + 60.0))
+
+
+async def test_one_identity_asks_for_few_things_at_once(world: World) -> None:
+    """What is in a scope is selected, encoded and kept for each; a sidecar may say that it has any."""
+    asking = [FakeCall(workload(name="app")) for _ in range(module.SCOPES_OF_ONE)]
+    async with AsyncExitStack() as stack:
+        for number, call in enumerate(asking):
+            await stack.enter_async_context(world.watching(call))
+            call.say(Scope(outbound=True, outbound_server=f"server-{number}"))
+            await call.given()
+        world.now += 60.0  # it is not too soon for another one
+        one_more = FakeCall(workload(name="app"))
+        async with world.watching(one_more) as task:
+            one_more.say(OUTBOUND)
+            with pytest.raises(CallFailed, match="service accounts of their own") as refused:
+                await asyncio.wait_for(task, 60)
+        assert refused.value.status is GrpcStatus.RESOURCE_EXHAUSTED
+        assert world.service.refused == 1
+        # Neither a replica of one that is there, nor another identity.
+        for scope, name in ((Scope(outbound=True, outbound_server="server-0"), "app"), (OUTBOUND, "other")):
+            call = FakeCall(workload(name=name))
+            async with world.watching(call):
+                call.say(scope)
+                await call.given()
+        asking[0].leave()
+        await turns()
+        once_more = FakeCall(workload(name="app"))
+        async with world.watching(once_more):
+            once_more.say(Scope(outbound=True, outbound_server="once-more"))
+            await once_more.given()
+
+
+async def test_one_identity_does_not_ask_for_other_things_all_the_time(world: World) -> None:
+    call = FakeCall(workload())
+    async with world.watching(call) as task:
+        for number in range(module.SCOPES_OF_ONE + 1):
+            call.say(Scope(outbound=True, outbound_server=f"server-{number}"))
+        with pytest.raises(CallFailed, match="or too often"):
+            await asyncio.wait_for(task, 60)
+
+
+async def test_versions_that_are_not_known_are_not_kept(world: World) -> None:
+    group = Group(OUTBOUND, world.documents, "spiffe://m.example/ns/a/sa/b")
+    everything = group.message("")
+    tracemalloc.start()
+    try:
+        assert all(group.message(f"version {number}") is everything for number in range(1_000))
+        assert tracemalloc.get_traced_memory()[0] < 10_000
+    finally:
+        tracemalloc.stop()
 
 
 async def test_what_is_kept_of_a_report_is_bounded(world: World) -> None:

@@ -127,7 +127,7 @@ async def test_what_a_change_costs(tmp_path: Path, kind: type[InObjects | InFile
         begun = time.process_time()
         await mesh.first()
         first = time.process_time() - begun
-        group = Group(Scope("m0"), mesh)
+        group = Group(Scope("m0"), mesh, "spiffe://figures.example/ns/models/sa/m0")
         mesh.listeners.append(group.change)
         gc.collect()
         gc.freeze()
