@@ -219,7 +219,8 @@ class Fault(Part, frozen=True):
 
 
 class Concurrency(Part, frozen=True):
-    """The concurrency limit of each model; further calls are queued, or refused with `retry-after`."""
+    """The concurrency limit of each model; further calls are queued, or refused with `retry-after`. Routes whose
+    settings are equal, such as two with a `match` of their own, share limit and queue of a model at a server."""
 
     limit: Count | None = None
     """A fixed limit. Left out: adaptive, as many as the server carries without its latency rising (gradient)."""
@@ -307,7 +308,8 @@ class RouteSpec(Part, frozen=True):
     last second, of 20 at least. The median is of all callers: leave it off where some make long calls and others quick
     ones."""
     priority: Priority = "default"
-    """The order in which queued calls are evicted: `sheddable` first, then `default`, `critical` last."""
+    """Of calls that wait in one queue, `critical` ones go first, and `sheddable` ones are evicted first. Those of one
+    route have one priority: give another route a `match`, and an equal `concurrency`, whose queue they share then."""
 
     cors: Cors | None = None
     """Cross-origin calls of browsers. Left out: pages of other origins cannot call these models. Not in a route with

@@ -1,4 +1,5 @@
-"""The admissions of a pipeline: one for each model of a route that limits concurrency, found by look-up."""
+"""The admissions of a pipeline: one for each model at a server whose calls are limited, found by look-up. Routes of one
+model whose settings are equal share it: their priorities are about one queue."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ class Admissions:
     """Lives as long as the pipeline: what was learned of a model stays as long as its settings do."""
 
     def __init__(self, reaper: Reaper) -> None:
-        self._all: dict[tuple[str, str, str], tuple[Concurrency, Admission]] = {}
+        self._all: dict[tuple[str, str], dict[str, tuple[Concurrency, Admission]]] = {}
+        """By server and model, and by route."""
         self._past: list[Admission] = []
         """Of previous settings: calls in flight or queued there finish there."""
         self._reaper = reaper
@@ -28,35 +30,45 @@ class Admissions:
 
     def of(self, route: str, server: str, model: str, settings: Concurrency) -> Admission:
         """The admission of a model that `route` sends to `server`."""
-        key = (route, server, model)
-        known = self._all.get(key)
+        routes = self._all.get((server, model))
+        known = routes.get(route) if routes is not None else None
         if known is not None and known[0] == settings:
             return known[1]
-        if len(self._all) >= MOST:
-            self._forget_idle()
+        if routes is None:
+            if len(self._all) >= MOST:
+                self._forget_idle()
+            routes = self._all[server, model] = {}
+        admission = next((each for others, each in routes.values() if others == settings), None) or self._make(settings)
+        if known is not None and known[1].waiting:
+            self._past.append(known[1])
+        routes[route] = (settings, admission)
+        return admission
+
+    def _make(self, settings: Concurrency) -> Admission:
         limit: Limit
         if settings.limit is not None:
             limit = FixedLimit(settings.limit)
         else:
             limit = GradientLimit(settings.initial, settings.min, settings.max)
-        admission = Admission(limit, settings.queue, settings.queue_timeout)
         self._reaper.add(self)
-        if known is not None and known[1].waiting:
-            self._past.append(known[1])
-        self._all[key] = (settings, admission)
-        return admission
+        return Admission(limit, settings.queue, settings.queue_timeout)
 
     def _forget_idle(self) -> None:
-        for key in [key for key, (_, each) in self._all.items() if not each.in_flight and not each.waiting]:
-            del self._all[key]
+        for key, routes in list(self._all.items()):
+            if not any(each.in_flight or each.waiting for _, each in routes.values()):
+                del self._all[key]
 
     def rows(self) -> list[tuple[str, str, Admission]]:
-        """Route, model and admission, for metrics."""
-        return [(route, model, admission) for (route, _, model), (_, admission) in self._all.items()]
+        """Route, model and admission, for metrics: of routes that share one, the one that was the first to ask."""
+        found: dict[Admission, tuple[str, str]] = {}
+        for (_, model), routes in self._all.items():
+            for route, (_, admission) in routes.items():
+                found.setdefault(admission, (route, model))
+        return [(route, model, admission) for admission, (route, model) in found.items()]
 
     def expire(self, now: float) -> None:
         """Reject calls that have waited too long (`reaper.Expirable`)."""
-        queued = [each for _, each in self._all.values() if each.waiting] + self._past
+        queued = [each for routes in self._all.values() for _, each in routes.values() if each.waiting] + self._past
         for admission in queued:
             admission.expire(now)
         self.deadline = min([now + self._reaper.period, *(each.next_expiry for each in queued)])

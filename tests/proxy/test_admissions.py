@@ -1,4 +1,4 @@
-"""One admission for each model of a route, as long as its settings stay the same."""
+"""One admission for each model at a server, as long as its settings stay the same."""
 
 from __future__ import annotations
 
@@ -31,14 +31,30 @@ def make() -> tuple[Admissions, set[Any]]:
     return Admissions(reaper), members
 
 
-def test_each_model_of_each_route_and_server_has_its_own() -> None:
+def test_each_model_of_each_server_has_its_own() -> None:
     admissions, members = make()
     first = admissions.of("r", "s", "m", FIXED)
     assert admissions.of("r", "s", "m", Concurrency(limit=1, queue=2, queue_timeout=1.0)) is first
-    others = [admissions.of(*key, FIXED) for key in (("r", "s", "n"), ("r", "t", "m"), ("q", "s", "m"))]
-    assert len({id(each) for each in [first, *others]}) == 4
-    assert [(route, model) for route, model, _ in admissions.rows()] == [("r", "m"), ("r", "n"), ("r", "m"), ("q", "m")]
+    others = [admissions.of(*key, FIXED) for key in (("r", "s", "n"), ("r", "t", "m"))]
+    assert len({id(each) for each in [first, *others]}) == 3
+    assert [(route, model) for route, model, _ in admissions.rows()] == [("r", "m"), ("r", "n"), ("r", "m")]
     assert members == {admissions}
+
+
+def test_routes_of_a_model_share_it_where_their_settings_are_equal() -> None:
+    """Or priorities would be of no use: a route has one."""
+    admissions, _ = make()
+    first = admissions.of("online", "s", "m", FIXED)
+    assert admissions.of("batch", "s", "m", Concurrency(limit=1, queue=2, queue_timeout=1.0)) is first
+    other = admissions.of("nightly", "s", "m", Concurrency(limit=9))
+    assert other is not first
+    assert [(route, model, each) for route, model, each in admissions.rows()] == [
+        ("online", "m", first),
+        ("nightly", "m", other),
+    ]
+    changed = admissions.of("online", "s", "m", Concurrency(limit=9))
+    assert changed is other
+    assert [(route, each) for route, _, each in admissions.rows()] == [("online", other), ("batch", first)]
 
 
 def test_the_limit_is_what_the_document_says() -> None:
@@ -86,4 +102,5 @@ def test_those_in_which_nothing_happens_go_first() -> None:
     for number in range(MOST):
         admissions.of("r", "s", f"m{number}", FIXED)
     assert len(list(admissions.rows())) <= MOST
+    assert len(admissions._all) < MOST
     assert admissions.of("r", "s", "busy", FIXED) is busy

@@ -1194,7 +1194,7 @@ class TestConcurrency:
     def test_the_critical_go_first(self, world: Any, wire: Any) -> None:
         cluster = world.serve(concurrency=Concurrency(limit=1, queue=1))
         first = world.pipeline.snapshot.routes.match(Call(Verb.PREDICT), (), None)
-        urgent = dataclasses.replace(first, priority=0)
+        urgent = dataclasses.replace(first, name="urgent", priority=0)  # the other route of the model
         world.rest()
         default = world.rest()
         world.use(routes=Routes(urgent))
