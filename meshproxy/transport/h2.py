@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from time import thread_time
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from meshproxy.codec.events import (
     Data,
@@ -50,16 +50,26 @@ MOST_UNREAD = 67_108_864
 
 MUCH = 4_096
 """Bytes of a read whose first slice is weighed; later slices always are. Two looks at the clock take 0.6 us."""
-SHED_FRAMES = 1_024
-"""The most frames of a slice while requests are refused without a look at them."""
-SLICE_SECONDS = 0.001
-"""Processor time of a slice of a read, about which others wait between their turns. A connection whose slices take
-longer gets fewer frames in each (`H2Driver._weigh`); one frame is the least. Two or three ordinary calls on a slow
-processor."""
-SHED_SECONDS = 0.003
+
+
+class Slices(NamedTuple):
+    """How much of a read is processed at once, before others have their turns."""
+
+    first: int
+    """Frames of the first slice of a connection: what they cost is not known yet."""
+    most: int
+    """Frames."""
+    seconds: float
+    """Processor time, about. A connection whose slices take longer gets fewer frames in each (`H2Driver._weigh`); one
+    frame is the least."""
+
+
+REQUESTS = Slices(8, SLICE_FRAMES, 0.001)
+"""Of what a client sends: two or three ordinary calls on a slow processor."""
+SHED_REQUESTS = Slices(8, 1_024, 0.003)
 """The same while requests are shed: the more are refused at once, the less each takes."""
-FIRST_FRAMES = 8
-"""Frames of a client's first slice: what they cost is not known yet."""
+ANSWERS = Slices(128, 1_024, 0.003)
+"""Of what a server sends. Answers that came together are written together."""
 
 
 class H2Stream(Generic[SinkT]):
@@ -163,6 +173,9 @@ def end_streams(streams: Iterable[H2Stream[Any]], code: int, reason: str) -> Non
 class H2Driver(Connection, Generic[StreamT]):
     """What both roles have in common: dispatches events to streams, and ends every stream with the connection."""
 
+    reads_ahead: ClassVar[bool]
+    """Reads go on while input waits for its turn."""
+
     __slots__ = ("_most_unread", "_pending", "codec", "last_read", "scheme", "streams", "waiting")
 
     def __init__(self, role: Role, shared: ConnectionContext, info: ConnectionInfo) -> None:
@@ -172,8 +185,7 @@ class H2Driver(Connection, Generic[StreamT]):
         self.scheme = b"http"
         """`:scheme` of requests that we send (RFC 9113 section 8.3.1)."""
         self.codec = H2Connection(role, shared.limits, self.last_read, shared.h2_statistics)
-        if role is Role.SERVER:
-            self.codec.slice_frames = FIRST_FRAMES
+        self.codec.slice_frames = self.slices.first
         if not shared.remembers_heads:
             self.codec.remember_nothing()
         self.streams: dict[int, StreamT] = {}
@@ -209,6 +221,7 @@ class H2Driver(Connection, Generic[StreamT]):
             if codec.out and not self.is_dirty:
                 self.touch()
             if codec.has_more:
+                self._hold(codec.pending)
                 shared.turns.add(self._take_turn)
             if shared.outbox.room <= 0:
                 shared.outbox.flush()
@@ -220,7 +233,7 @@ class H2Driver(Connection, Generic[StreamT]):
         self.last_read = now = self.shared.loop.time()
         codec = self.codec
         if codec.has_more and data:
-            looks = not self.shared.overload.is_shedding  # else they are no news
+            looks = self.reads_ahead and not self.shared.overload.is_shedding  # else they are no news
             codec.statistics.resets_waiting += codec.postpone(data, looks=looks)
             self._hold(codec.pending)
             return
@@ -243,9 +256,18 @@ class H2Driver(Connection, Generic[StreamT]):
         shared, before = self.shared, self._pending
         shared.pending += pending - before
         self._pending = pending
-        most = MOST_PENDING if shared.pending > MOST_PENDING_OF_ALL else MOST_PENDING_OF_ONE
-        if pending > before and pending > most:
-            self.transport.pause_reading()
+        if pending > before:
+            most = MOST_PENDING if shared.pending > MOST_PENDING_OF_ALL else MOST_PENDING_OF_ONE
+            if pending > most or not self.reads_ahead:
+                self.transport.pause_reading()
+
+    @property
+    def slices(self) -> Slices:
+        """How much of a read is processed at once, at present."""
+        raise NotImplementedError
+
+    def caught_up(self) -> None:
+        """All input that waited has been processed."""
 
     def _take_turn(self) -> None:
         """Process more of a read that was too much at once: other connections have had their turns."""
@@ -257,7 +279,7 @@ class H2Driver(Connection, Generic[StreamT]):
             logger.exception("internal error in an HTTP/2 connection")  # as asyncio logs what a read raises
             self.abort()
         if not self.codec.has_more and not self.is_closing:
-            self.codec.slice_frames = min(self.codec.slice_frames, SLICE_FRAMES)
+            self.caught_up()
             self.transport.resume_reading()
 
     def give_way(self) -> None:
@@ -272,16 +294,12 @@ class H2Driver(Connection, Generic[StreamT]):
     def _weigh(self, seconds: float) -> None:
         """Fit the slices of this connection to what the last one took: frames of one kind cost a hundred times as much
         as others, and who sends them is not to take more of each iteration of the loop than others do."""
-        codec = self.codec
+        codec, slices = self.codec, self.slices
         frames = codec.slice_frames
-        if frames > SHED_FRAMES:
-            return  # no slices: of a server's answers
-        is_shedding = self.shared.overload.is_shedding
-        most = SHED_SECONDS if is_shedding else SLICE_SECONDS
-        if seconds > most:
-            codec.slice_frames = max(1, int(frames * most / seconds))
-        elif seconds < most / 2 and codec.has_more:
-            codec.slice_frames = min(2 * frames, SHED_FRAMES if is_shedding else SLICE_FRAMES)
+        if seconds > slices.seconds:
+            codec.slice_frames = max(1, int(frames * slices.seconds / seconds))
+        elif seconds < slices.seconds / 2 and codec.has_more:
+            codec.slice_frames = min(2 * frames, slices.most)
 
     def _dispatch(self, events: Sequence[Event]) -> None:
         streams = self.streams

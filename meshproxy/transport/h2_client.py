@@ -10,7 +10,7 @@ from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.h2.frames import DATA, HEADERS
 from meshproxy.codec.role import Role
 from meshproxy.transport.connection import ConnectionContext
-from meshproxy.transport.h2 import H2Driver, H2Stream
+from meshproxy.transport.h2 import ANSWERS, H2Driver, H2Stream
 from meshproxy.transport.stream import HeadRefused, ResponseSink
 
 if TYPE_CHECKING:
@@ -112,6 +112,9 @@ class H2Client(H2Driver[H2ClientStream]):
     rare as gRPC servers require, so that a model may compute for any time. Once two PINGs were followed by no message,
     a failure is detected by the kernel or by the deadline of the request.
     """
+
+    reads_ahead = False
+    slices = ANSWERS
 
     __slots__ = ("_is_doubted", "_messages", "_pinged", "_pings", "good_until", "owner")
 
@@ -225,6 +228,22 @@ class H2Client(H2Driver[H2ClientStream]):
         self.deadline = self.shared.loop.time() + self.shared.times.idle  # as the base, without its call
         if not self.codec.most_streams and not self.is_closing:
             self.close()
+
+    def receive_eof(self) -> None:
+        self._process_all()
+        super().receive_eof()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: the connection was lost. What had come by then counts."""
+        try:
+            self._process_all()
+        finally:
+            super().connection_lost(exc)
+
+    def _process_all(self) -> None:
+        """Process what is left of a read, whoever waits: it came before the end."""
+        while self.codec.has_more and not self.is_closing:
+            self.receive(b"")
 
     def lost(self, reason: str) -> None:
         self.owner.closed(self)

@@ -14,7 +14,7 @@ from meshproxy.codec.h2.encoder import HeadTooLarge
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.h2.frames import PING
 from meshproxy.codec.role import Role
-from meshproxy.transport.h2 import H2Driver, H2Stream, end_streams
+from meshproxy.transport.h2 import REQUESTS, SHED_REQUESTS, H2Driver, H2Stream, Slices, end_streams
 from meshproxy.transport.stream import RequestSink
 from meshproxy.transport.tls_buffer import give_back
 
@@ -188,6 +188,8 @@ class H2Server(H2Driver[H2ServerStream]):
     `close` sends the final GOAWAY.
     """
 
+    reads_ahead = True  # how many requests have been given up shows in what waits (`transport.overload`)
+
     __slots__ = (
         "_departure",
         "_idle_periods",
@@ -230,6 +232,14 @@ class H2Server(H2Driver[H2ServerStream]):
         """Start the idle time limit with the connection."""
         super().attach(transport)
         self.became_idle()
+
+    @property
+    def slices(self) -> Slices:
+        """As the base. More at once while requests are shed."""
+        return SHED_REQUESTS if self.shared.overload.is_shedding else REQUESTS
+
+    def caught_up(self) -> None:
+        self.codec.slice_frames = min(self.codec.slice_frames, REQUESTS.most)
 
     def dispatch_whole(self, events: list[Event]) -> None:
         """A request that came whole is one event, or two in a row: those may take the express lane."""

@@ -15,7 +15,6 @@ import meshproxy
 from meshproxy.codec.h1 import memo as h1_memo
 from meshproxy.codec.h1 import write as h1_write
 from meshproxy.codec.h2 import encoder, heads
-from meshproxy.codec.h2.connection import SLICE_FRAMES
 from meshproxy.codec.problem import Malformed
 from meshproxy.config import routes, schema, servers, sidecars
 from meshproxy.config.values import read_duration, read_size
@@ -40,7 +39,7 @@ from meshproxy.sidecar import clusters, configuration, live_pages
 from meshproxy.telemetry import endpoint_labels, request_metrics, upstream_metrics
 from meshproxy.transport.connect_failures import ConnectFailure
 from meshproxy.transport.connection import BODY_BYTES, LEAST_READ, READ_BYTES, READ_SECONDS, Times
-from meshproxy.transport.h2 import MOST_PENDING, SLICE_SECONDS
+from meshproxy.transport.h2 import ANSWERS, MOST_PENDING, REQUESTS
 from meshproxy.transport.handshake_failures import HandshakeFailure
 from meshproxy.upstream import cluster, discovery, endpoint
 from tests.control import statuses
@@ -259,9 +258,10 @@ def test_what_is_bounded_without_a_name() -> None:
     bounds = (endpoint.MODEL_BREAKERS, cluster.LATENCIES, admissions.MOST)
     (models,) = [value for name, value in said.items() if name.startswith("models of an endpoint")]
     assert {f"{bound} each" for bound in bounds} == {models}
-    slices = said["HTTP/2 frames of one client connection that are processed at once"]
-    assert slices.startswith(f"{SLICE_FRAMES}; ")
-    assert f" {SLICE_SECONDS * 1e3:.0f} ms " in slices
+    for whose, slices in (("client", REQUESTS), ("server", ANSWERS)):
+        bound = said[f"HTTP/2 frames of one {whose} connection that are processed at once"]
+        assert bound.startswith(f"{slices.most}; {slices.first} at first")
+        assert f" {slices.seconds * 1e3:.0f} ms " in bound
     reads = said["a read of HTTP/1.1, or of TLS"]
     assert reads.startswith(f"{READ_BYTES >> 10} KiB {BODY_BYTES >> 10} KiB ")
     assert f" {LEAST_READ >> 10} KiB " in reads

@@ -478,6 +478,39 @@ async def test_a_connection_is_good_for_less_than_the_life_of_both_certificates(
     await gone(running)
 
 
+@pytest.mark.parametrize("security", [None, peer()], ids=["plain", "TLS"])
+async def test_what_a_server_answers_before_it_closes_is_not_lost(
+    running: ConnectionContext, security: PeerSecurity | None
+) -> None:
+    """All of it may come in one read, of which a slice is processed at once, and the end with it."""
+    count = 1_000
+
+    async def answer_all_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        codec = H2Connection(Role.SERVER, Limits(), 0.0)
+        asked: list[int] = []
+        writer.write(codec.take_output())
+        while len(asked) < count:
+            events = codec.receive(b"" if codec.has_more else await reader.read(65_536), 0.0)
+            asked += [event.stream for event in events if isinstance(event, RequestHead)]
+        for stream in asked:
+            codec.send_response(stream, 200, (), end=False)
+            codec.send_data(stream, b"hi", end=True)
+        writer.write(codec.take_output())
+        writer.close()
+
+    owner = Owner()
+    async with serving(answer_all_and_close, None, server_context(SERVER) if security else None) as address:
+        connection = await connect_h2(running, address, owner, PATIENCE, security)
+        answers = [Answer(connection.open()) for _ in range(count)]
+        for answer in answers:
+            answer.stream.send_request(RequestHead(0, b"GET", b"x", b"/a", (), end=True))
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*(answer.over for answer in answers))
+            await owner.gone.wait()
+    assert {answer.body for answer in answers} == {b"hi"}
+    await gone(running)
+
+
 @pytest.mark.parametrize("is_unix", [False, True], ids=["TCP", "UNIX socket"])
 async def test_an_exchange_with_a_peer(running: ConnectionContext, tmp_path: Path, is_unix: bool) -> None:
     owner = Owner()

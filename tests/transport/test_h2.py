@@ -275,7 +275,7 @@ def test_commands_on_a_dead_stream_do_nothing(wire: Any, served: Any, make_sink:
     assert not wire.client_socket.ended
 
 
-FIRST = h2.FIRST_FRAMES - 3
+FIRST = h2.REQUESTS.first - 3
 """Requests of the first slice: SETTINGS, its acknowledgement and WINDOW_UPDATE come before them."""
 
 
@@ -456,7 +456,7 @@ class TestTurns:
     ) -> None:
         """The more are refused at once, the less each takes. Here one takes a hundredth of a slice."""
         shared.overload.is_shedding = True
-        costs[b"/"] = h2.SHED_SECONDS / 100
+        costs[b"/"] = h2.SHED_REQUESTS.seconds / 100
         socket = make_transport()
         self.server(shared, info, served, socket).data_received(self.flood(wire, 1_000))
         counts = [len(served.requests)]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.codec.limits import Limits
+from meshproxy.transport import h2
 from meshproxy.transport.connection import ConnectionContext, Times
 from meshproxy.transport.connection_info import ConnectionInfo
 from meshproxy.transport.h2_client import LIFE_PING, H2Client
@@ -354,3 +355,111 @@ def test_a_server_that_does_not_take_the_head_is_told_of(wire: Any, make_sink: A
     with pytest.raises(HeadRefused):
         wire.ask(make_sink)
     assert wire.client.streams == {}
+
+
+class TestTurns:
+    """Answers of a server that are more than is processed at once: the rest waits while others are served."""
+
+    def answers(self, wire: Any, served: Any, make_sink: Any, count: int) -> tuple[list[Any], bytes]:
+        """Who has asked, and one read with all of the answers."""
+        asked = [wire.ask(make_sink) for _ in range(count)]
+        wire.settle()
+        for number, request in enumerate(served.requests):
+            request.stream.send_response(200, (), end=False)
+            request.stream.send_data(b"%d" % number, end=True)
+        wire.server.flush()
+        return asked, wire.server_socket.take()
+
+    def answered(self, asked: list[Any]) -> int:
+        assert [sink.body for sink in asked if sink.ended] == [
+            b"%d" % at for at, sink in enumerate(asked) if sink.ended
+        ]
+        return sum(sink.ended for sink in asked)
+
+    def test_all_are_processed_in_turns_and_reading_stops_until_then(
+        self, wire: Any, served: Any, make_sink: Any
+    ) -> None:
+        asked, read = self.answers(wire, served, make_sink, 300)
+        wire.client.data_received(read)
+        counts = [self.answered(asked)]
+        assert not wire.client_socket.is_reading
+        while not wire.client_socket.is_reading:
+            wire.loop.turn()
+            counts.append(self.answered(asked))
+        assert counts[0] == h2.ANSWERS.first // 2
+        assert counts[-1] == 300
+        assert len(set(counts)) > 2
+
+    def test_a_small_read_with_many_frames_is_cut_too(self, wire: Any, served: Any, make_sink: Any) -> None:
+        asked, read = self.answers(wire, served, make_sink, 100)
+        assert len(read) < h2.MUCH
+        wire.client.data_received(read)
+        assert not wire.client_socket.is_reading
+        while not wire.client_socket.is_reading:
+            wire.loop.turn()
+        assert self.answered(asked) == 100
+        assert wire.client.shared.pending == 0
+
+    def test_what_costs_much_has_smaller_slices(
+        self, wire: Any, served: Any, make_sink: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked, read = self.answers(wire, served, make_sink, 300)
+        cost = h2.ANSWERS.seconds / 8
+        monkeypatch.setattr(h2, "thread_time", lambda: self.answered(asked) * cost)
+        wire.client.data_received(read)
+        counts = [self.answered(asked)]
+        while not wire.client_socket.is_reading:
+            wire.loop.turn()
+            counts.append(self.answered(asked))
+        assert max(after - before for before, after in pairwise(counts)) == 8
+
+    def test_what_comes_nevertheless_waits_behind_it(self, wire: Any, served: Any, make_sink: Any) -> None:
+        """Over TLS data may come although no more is read."""
+        asked, read = self.answers(wire, served, make_sink, 300)
+        half = len(read) // 2
+        wire.client.data_received(read[:half])
+        wire.client.data_received(read[half:])
+        assert self.answered(asked) < 300
+        while not wire.client_socket.is_reading:
+            wire.loop.turn()
+        assert self.answered(asked) == 300
+
+    @pytest.mark.parametrize("lost", [False, True])
+    def test_what_had_come_before_the_end_is_not_lost(self, wire: Any, served: Any, make_sink: Any, lost: bool) -> None:
+        asked, read = self.answers(wire, served, make_sink, 300)
+        late = wire.ask(make_sink)
+        wire.client.data_received(read)
+        if lost:
+            wire.client_socket.ended = "aborted"
+            wire.client.connection_lost(ConnectionResetError("reset by peer"))
+        else:
+            wire.client.eof_received()
+        assert self.answered(asked) == 300
+        assert all(sink.reset is None for sink in asked)
+        assert late.reset[0] == ErrorCode.CANCEL
+        wire.client.connection_lost(None)
+        assert len(wire.client.shared.turns) == 0
+        assert wire.pool.is_gone
+
+    def test_a_defect_on_the_way_to_the_end_does_not_keep_the_connection(
+        self, wire: Any, served: Any, make_sink: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked, read = self.answers(wire, served, make_sink, 300)
+        wire.client.data_received(read)
+
+        def defect(data: bytes, flow: int, end: bool) -> None:
+            raise RuntimeError("a defect")
+
+        monkeypatch.setattr(asked[-1], "data_received", defect)
+        with pytest.raises(RuntimeError, match="a defect"):
+            wire.client.connection_lost(None)
+        assert wire.pool.is_gone
+        assert asked[-1].reset is None or asked[-1].reset[0] == ErrorCode.CANCEL
+
+    def test_nothing_is_processed_that_comes_behind_our_own_end(self, wire: Any, served: Any, make_sink: Any) -> None:
+        asked, read = self.answers(wire, served, make_sink, 300)
+        wire.client.data_received(read)
+        before = self.answered(asked)
+        wire.client.abort()
+        wire.client.connection_lost(None)
+        assert self.answered(asked) == before

@@ -33,7 +33,6 @@ from meshproxy.codec.h2.frames import (
     FRAME_HEADER,
     FRAME_HEADER_BYTES,
     HEADERS,
-    MAX_STREAM_ID,
     PADDED,
     PREFACE,
     PRIORITY_FLAG,
@@ -48,7 +47,8 @@ from meshproxy.codec.problem import Malformed, Unacceptable
 from meshproxy.codec.role import Role
 
 SLICE_FRAMES = 32
-"""Frames that a server processes at once, at most: 16 small gRPC calls. One read can have 10,000 frames."""
+"""Frames that are processed at once, at most, of what a client sends: 16 small gRPC calls. One read can have 10,000
+frames."""
 LOOKED_FRAMES = 8_192
 """Of a read that is postponed, which are looked at: 2 ms. 96 KiB of small calls, each with a reset, have 4,600, and
 what is left of the read before is looked at with the first."""
@@ -121,7 +121,7 @@ class H2Connection(JoinedFrames):
         """Its stream; 0: the frame was refused, and the rest is dropped."""
         self._rest_ends = False
         """It has END_STREAM."""
-        self.slice_frames = SLICE_FRAMES if role is Role.SERVER else MAX_STREAM_ID
+        self.slice_frames = SLICE_FRAMES
         """Frames that are processed at once."""
         self._looked_at = NOWHERE
         """Where in the input that is postponed next the next frame begins; `NOWHERE`: none has been looked at yet;
