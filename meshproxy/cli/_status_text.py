@@ -102,7 +102,8 @@ def _issuer(issuer: dict[str, Any], now: datetime) -> str:
     fetched = "never fetched" if issuer["fetchedAt"] is None else f"fetched {_ago(issuer['fetchedAt'], now)} ago"
     failures = counted(issuer["failures"], "attempt")
     problem = f"; {failures} failed since: {issuer['problem']}" if issuer["problem"] else ""
-    return f"{issuer['name']}: {counted(issuer['keys'], 'key')}, {fetched}{problem}"
+    unused = f" and {len(issuer['unused'])} not used (-o json says why)" if issuer["unused"] else ""
+    return f"{issuer['name']}: {counted(issuer['keys'], 'key')}{unused}, {fetched}{problem}"
 
 
 def _direction(direction: dict[str, Any]) -> str:

@@ -59,12 +59,14 @@ class Key:
 class KeySet:
     """The usable keys of one document."""
 
-    __slots__ = ("_by_kid", "keys", "problems")
+    __slots__ = ("_by_kid", "keys", "problems", "unused_ids")
 
-    def __init__(self, keys: tuple[Key, ...], problems: tuple[str, ...]) -> None:
+    def __init__(self, keys: tuple[Key, ...], problems: tuple[str, ...], unused_ids: frozenset[str]) -> None:
         self.keys = keys
         self.problems = problems
         """Why the other keys of the document are not used, one line each."""
+        self.unused_ids = unused_ids
+        """The `kid` of those, as far as they have one."""
         self._by_kid: dict[tuple[str, str], Key] = {}
         for key in keys:
             for algorithm in key.algorithms if key.kid is not None else ():
@@ -106,23 +108,31 @@ def read_key_set(document: bytes, algorithms: frozenset[str], *, may_be_empty: b
     if len(members) > KEYS:
         raise KeySetError(f"the key set has more than {KEYS} keys")
 
-    keys: list[Key] = []
+    keys: dict[int, Key] = {}
     problems: list[str] = []
+    unused: set[str | None] = set()
     for number, member in enumerate(members, 1):
         try:
-            keys.append(read_key(member, algorithms))
+            keys[number] = read_key(member, algorithms)
         except ValueError as error:
             problems.append(f"key {number}: {error}")
+            unused.add(_kid(member))
     usable: list[Key] = []
-    for key in keys:
-        same = [other for other in keys if other.kid == key.kid] if key.kid is not None else [key]
+    for number, key in keys.items():
+        same = [other for other in keys.values() if other.kid == key.kid] if key.kid is not None else [key]
         if any(other.material != key.material and other.algorithms & key.algorithms for other in same):
-            problems.append("two keys have the same kid: neither is used")
+            problems.append(f"key {number}: another one has the same kid, so neither is used")
+            unused.add(key.kid)
         elif key.kid is None or not any(other in usable and other.algorithms >= key.algorithms for other in same):
             usable.append(key)
     if not usable and not may_be_empty:
         raise KeySetError("the key set has no usable key" + "".join(f"; {problem}" for problem in problems[:3]))
-    return KeySet(tuple(usable), tuple(problems))
+    return KeySet(tuple(usable), tuple(problems), frozenset(kid for kid in unused if kid is not None))
+
+
+def _kid(member: object) -> str | None:
+    kid = member.get("kid") if isinstance(member, dict) else None
+    return kid if isinstance(kid, str) else None
 
 
 def read_key(jwk: object, algorithms: frozenset[str]) -> Key:

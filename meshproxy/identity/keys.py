@@ -173,4 +173,4 @@ def _keep_known(new: KeySet, old: KeySet | None) -> KeySet:
     keys = tuple(known.pop((key.kid, key.material, key.algorithms), key) for key in new.keys)
     for gone in known.values():
         gone.is_retired = True
-    return KeySet(keys, new.problems)
+    return KeySet(keys, new.problems, new.unused_ids)

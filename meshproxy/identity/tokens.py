@@ -387,6 +387,8 @@ def _find_key(issuer: Issuer, kid: str | None, algorithm: str, now: float) -> Ke
             case Ask.NEVER:
                 if kid is None:
                     raise _refused("The token names no key (kid), and not exactly one of its issuer fits.")
+                if keys.keys is not None and kid in keys.keys.unused_ids:
+                    raise _refused("The token is signed with a key that is not used here: the sidecar's log says why.")
                 raise _refused("The token is signed with an unknown key: its issuer does not publish it.")
     if algorithm not in key.algorithms:
         raise _refused("The token algorithm (alg) does not match its key.")

@@ -55,6 +55,8 @@ class IssuerState(msgspec.Struct):
     refresher: KeyRefresher | None
     """None: the keys are inline in the document."""
     task: asyncio.Task[None] | None = None
+    said: tuple[str, ...] = ()
+    """What the log says of keys that are not used."""
 
 
 class Tokens:
@@ -105,6 +107,7 @@ class Tokens:
         self._known = self._built
         self._callers = self._callers_built
         for known in self._known.values():
+            _say_unused(known)  # of those in the document, which nobody fetches
             if known.refresher is not None and known.task is None:
                 known.task = asyncio.get_running_loop().create_task(known.refresher.run())
 
@@ -186,6 +189,8 @@ class Tokens:
     def _report(self, keys: IssuerKeys) -> None:
         result = "ok" if keys.problem is None else "failed"
         self._metrics.jwks_refresh.labels(keys.issuer, result).value += 1
+        for known in self._known.values():
+            _say_unused(known)
         if keys.problem is not None:
             logger.warning(
                 "key set of a token issuer could not be fetched; keys fetched before stay in use",
@@ -205,6 +210,7 @@ class Tokens:
             {
                 "name": known.keys.issuer,
                 "keys": len(known.keys.keys.keys) if known.keys.keys is not None else 0,
+                "unused": _unused(known.keys),
                 "fetchedAt": timestamp(known.keys.fetched_at),
                 "failures": known.keys.failures,
                 "problem": known.keys.problem,
@@ -219,6 +225,22 @@ class Tokens:
             for known in self._known.values()
             if known.keys.fetched_at is not None
         ]
+
+
+def _unused(keys: IssuerKeys) -> tuple[str, ...]:
+    """Why keys that the issuer publishes are not used, one line each."""
+    return keys.keys.problems if keys.keys is not None else ()
+
+
+def _say_unused(known: IssuerState) -> None:
+    """Once, and again when it has changed. No warning: issuers publish keys for encryption, and of many algorithms."""
+    unused = _unused(known.keys)
+    if unused not in (known.said, ()):
+        logger.info(
+            "keys of a token issuer are not used; tokens that name them are refused",
+            extra={"fields": {"issuer": known.keys.issuer, "keys": list(unused)}},
+        )
+    known.said = unused
 
 
 def issuer_of(issuer: schema.Issuer, keys: IssuerKeys) -> Issuer:

@@ -55,7 +55,10 @@ def test_everything_that_can_be_wrong_fits_on_a_screen(screen: Any) -> None:
         attention=["a " * 60, "b"],
         documents=rejected(*[f"policy.yaml:{number}: ModelRole/readers: spec: {'x ' * 50}" for number in range(12)]),
         identity={**status()["identity"], "notAfter": "2026-01-01T11:00:00.000+00:00"},
-        issuers=[issuer(problem="no answer", failures=3), issuer(name="other", keys=0, fetchedAt=None)],
+        issuers=[
+            issuer(problem="no answer", failures=3),
+            issuer(name="other", keys=0, unused=["key 1: x"], fetchedAt=None),
+        ],
         directions={"outbound": direction(state="draining", connectionsTotal={"mtls": 0, "tls": 0, "plaintext": 0})},
         servers={
             "local": {"source": "dns", "known": True, "endpoints": [endpoint(), bad]},
@@ -82,7 +85,7 @@ def test_everything_that_can_be_wrong_fits_on_a_screen(screen: Any) -> None:
         "- and 2 more (-o json)\n",
         "has EXPIRED (2026-01-01 11:00:00 UTC)",
         "issuers     corp: 2 keys, fetched 1m ago; 3 attempts failed since: no answer\n",
-        "            other: 0 keys, never fetched\n",
+        "            other: 0 keys and 1 not used (-o json says why), never fetched\n",
         "outbound    0.0.0.0:18500, draining, 4 connections, 4 calls",
         "refusals    permission-denied 1,234, rate-limited 2\n",
         "not resolved",

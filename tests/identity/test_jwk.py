@@ -158,12 +158,14 @@ def document(*keys: object) -> bytes:
 
 def test_a_set_is_read_with_what_it_holds_besides() -> None:
     encryption = {**RSA_JWK, "kid": "enc", "use": "enc"}
-    keys = read_key_set(document(encryption, RSA_JWK, {"kty": "oct", "k": "x"}, {**EC_JWK, "kid": "e"}), ALGORITHMS)
+    symmetric = {"kty": "oct", "k": "x", "kid": ["k"]}
+    keys = read_key_set(document(encryption, RSA_JWK, symmetric, {**EC_JWK, "kid": "e"}), ALGORITHMS)
     assert [key.kid for key in keys.keys] == ["k", "e"]
     assert keys.problems == (
         "key 1: not for signatures (use)",
         "key 3: symmetric: a key that verifies could also sign",
     )
+    assert keys.unused_ids == {"enc"}
     assert keys.find("k", "RS256") is keys.keys[0]
     assert keys.find("enc", "RS256") is None
     assert keys.find("", "RS256") is None
@@ -184,6 +186,8 @@ def test_two_keys_of_one_kid_are_no_key() -> None:
         read_key_set(document(EC_JWK, other), ALGORITHMS)
     keys = read_key_set(document(EC_JWK, {**RSA_JWK, "kid": "r"}, other), ALGORITHMS)
     assert [key.kid for key in keys.keys] == ["r"]
+    assert keys.problems == tuple(f"key {n}: another one has the same kid, so neither is used" for n in (1, 3))
+    assert keys.unused_ids == {"k"}
     assert len(read_key_set(document(EC_JWK, EC_JWK), ALGORITHMS).keys) == 1
 
 

@@ -495,6 +495,17 @@ def test_rotation() -> None:
         verifier.verify(bearer(unknown), NOW + IN_VAIN[0])
 
 
+def test_a_key_that_its_issuer_publishes_and_that_is_not_used() -> None:
+    issuer = new_issuer()
+    keys = IssuerKeys("corp", RS_AND_ES, refresh=None)
+    weak = {**issuer.keys[0].public_jwk(), "kid": "key-9", "n": "AQAB"}
+    keys.take(json.dumps({"keys": [issuer.keys[0].public_jwk(), weak]}).encode(), NOW, 0.5)
+    verifier = TokenVerifier([Issuer("corp", issuer.issuer, frozenset({"models"}), keys)])
+    for kid, word in (("key-9", "not used here"), ("key-8", "does not publish it")):
+        found = refusal(issuer.sign({"kid": kid}, issuer.claims("quoter")), verifier)
+        assert (found.reason, word in found.message) == (Reason.UNAUTHENTICATED, True)
+
+
 def test_a_key_that_is_replaced_under_its_kid() -> None:
     """One fetch for a signature that is not of the key; a stranger's costs no more, and is refused at once after it."""
     issuer = new_issuer(algorithm="ES256")

@@ -63,7 +63,7 @@ def status(**fields: Any) -> dict[str, Any]:
 
 def issuer(**fields: Any) -> dict[str, Any]:
     at = "2026-01-01T11:59:00.000+00:00"
-    return {"name": "corp", "keys": 2, "fetchedAt": at, "failures": 0, "problem": None, **fields}
+    return {"name": "corp", "keys": 2, "unused": [], "fetchedAt": at, "failures": 0, "problem": None, **fields}
 
 
 def direction(**fields: Any) -> dict[str, Any]:

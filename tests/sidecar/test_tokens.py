@@ -246,6 +246,29 @@ class TestStarting:
         fields: Any = caplog.records[0].__dict__["fields"]
         assert (fields["issuer"], fields["has_keys"]) == ("corp", False)
 
+    async def test_keys_that_are_not_used_are_said_once(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
+        path = tmp_path / "jwks.json"
+        other = {"kty": "OKP", "crv": "Ed448", "x": "AA", "kid": "newer"}
+        keys = {"keys": [ISSUER.keys[0].public_jwk(), other]}
+        path.write_text(json.dumps(keys))
+        why = ("key 2: its type or curve is not supported",)
+        async with running() as tokens:
+            tokens.build(
+                (document(keys=schema.KeySource(file=str(path))), document("fixed", schema.KeySource(inline=keys)))
+            )
+            tokens.adopt()
+            await tokens.wait_for_keys()
+            assert [each["unused"] for each in tokens.overview()] == [why, why]
+            again = asyncio.Event()
+            tokens.refresh(KeysWanted("corp"), again.set)
+            await again.wait()
+            said = [record.__dict__["fields"] for record in caplog.records]
+            assert sorted(said, key=lambda fields: fields["issuer"]) == [
+                {"issuer": "corp", "keys": list(why)},
+                {"issuer": "fixed", "keys": list(why)},
+            ]
+
 
 class TestReloading:
     @pytest.mark.parametrize(
