@@ -53,7 +53,8 @@ class Match(Part, frozen=True):
 
     headers: Mapping[HeaderName, Text | TextMatch] = {}
     """What each header must be: exactly this text, or what a mapping says (`prefix`, `suffix`, `contains`, `regex`,
-    `present`). A header that occurs more than once only matches `present: true`. Names are in lower case."""
+    `present`). A header that occurs more than once only matches `present: true`. Names are in lower case; `host`,
+    `traceparent` and those that frame a message are errors."""
     caller: Subject | None = None
     """The caller, as in a binding. Known for inbound calls only."""
 

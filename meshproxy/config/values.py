@@ -200,19 +200,32 @@ def read_dns_name(value: object) -> str:
 
 
 def read_header_name(value: object) -> str:
-    """The name of a request header, in lower case."""
+    """The name of a request header, in lower case: one that is left of a request when it has been read."""
+    name = _header_name(value)
+    if name == "host":
+        raise ValueError('"host" is not compared: calls go by their model, and outbound by "hosts" of a ModelServer')
+    if not _is_left(name):
+        raise ValueError(f"{shown(name)} is no header of a request that was read: none would ever be found")
+    return name
+
+
+def _header_name(value: object) -> str:
     if isinstance(value, str) and re.fullmatch(_HEADER_NAME, value):
         return value
     raise ValueError(f"expected a header name in lower case, got {shown(value)}")
 
 
+def _is_left(name: str) -> bool:
+    return name != "traceparent" and name.encode() not in FRAMING
+
+
 def read_condition_header(value: object) -> str:
     """The name of a header on which access may depend: one that is left of a request when it has been read."""
-    name = read_header_name(value)
+    name = _header_name(value)
     if name == "authorization":
         raise ValueError('"authorization" is not compared: name what the token must be like under "token"')
     is_ours = name.startswith("x-meshproxy-") or name == "x-forwarded-client-cert"
-    if is_ours or name == "traceparent" or name.encode() in FRAMING:
+    if is_ours or not _is_left(name):
         raise ValueError(f"{shown(name)} says nothing about the caller, and is no header of a request that was read")
     return name
 

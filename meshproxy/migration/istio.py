@@ -18,10 +18,10 @@ _GRPC_PATH = "/tensorflow.serving."
 _RETRY_ON = {
     "connect-failure": ("connect-failure",),
     "refused-stream": ("refused-stream",),
-    "reset": ("reset",),
+    "reset": ("reset", "timeout"),
     "reset-before-request": ("reset",),
-    "gateway-error": ("gateway-error", "reset", "connect-failure", "refused-stream"),
-    "5xx": ("gateway-error", "reset", "connect-failure", "refused-stream"),
+    "gateway-error": ("gateway-error", "reset", "connect-failure", "refused-stream", "timeout"),
+    "5xx": ("gateway-error", "reset", "connect-failure", "refused-stream", "timeout"),
     "unavailable": ("unavailable",),
 }
 """Words of Envoy (`x-envoy-retry-on`, `x-envoy-retry-grpc-on`) and what they are here."""
@@ -176,6 +176,9 @@ def _retries(retries: Source) -> dict[str, Any]:
             http.append(int(word))
         elif word != "retriable-status-codes":
             retries.note("retryOn", Kind.LEFT_OUT, f"{word} is no reason for a retry here")
+    try_timeout = retries.value("perTryTimeout")
+    if try_timeout is None:
+        reasons.pop("timeout", None)  # of an attempt: there is no such limit
     return {
         "retries": {
             # Istio counts retries, this counts attempts.
@@ -184,7 +187,7 @@ def _retries(retries: Source) -> dict[str, Any]:
             "grpcStatuses": grpc,
             "httpStatuses": http,
         },
-        "tryTimeout": retries.value("perTryTimeout"),
+        "tryTimeout": try_timeout,
     }
 
 

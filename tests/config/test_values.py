@@ -364,6 +364,11 @@ def test_header_names() -> None:
     for bad in ("X-Tier", "", ":path", "a b", "a:b", "a" * 257, "ä", "a\n", 1, None):
         with pytest.raises(ValueError):
             values.read_header_name(bad)
+    for name in ("connection", "content-length", "te", "traceparent"):
+        with pytest.raises(ValueError, match="none would ever be found"):
+            values.read_header_name(name)
+    with pytest.raises(ValueError, match='by "hosts" of a ModelServer'):
+        values.read_header_name("host")
 
 
 def test_headers_that_a_condition_may_be_about() -> None:

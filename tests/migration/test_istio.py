@@ -85,6 +85,8 @@ def test_retries_of_every_sort() -> None:
     retries = specs(made, "ModelRoute")["r"]["retries"]
     assert retries["attempts"] == 1
     assert retries["reasons"] == ["gateway-error", "reset", "connect-failure", "refused-stream"]
+    timed = translate(route(retries={"attempts": 1, "retryOn": "5xx", "perTryTimeout": "2s"}))
+    assert specs(timed, "ModelRoute")["r"]["retries"]["reasons"][-1] == "timeout"
     assert (retries["grpcStatuses"], retries["httpStatuses"]) == (["CANCELLED"], [500, 429])
 
 
