@@ -15,8 +15,9 @@ def settle(*, reloads: bool = False) -> None:
     """Open what is closed, and let the first process of a container be ended.
 
     Args:
-        reloads: SIGHUP is going to mean that documents are read again. Until there is a handler it would end the
-            process, and there is nothing to read again yet.
+        reloads: SIGHUP is going to mean that documents are read again, and SIGUSR1 that log files are reopened, as
+            for Envoy and nginx. Until there are handlers they would end the process, and there is nothing to read
+            again yet. SIGUSR2 has no meaning, and would end it forever.
 
     A standard file that was closed (`<&-`) is the null device: the next socket would have its number, so that a log
     would be written to a client, and libuv aborts when it closes such a number. The first process of a PID namespace
@@ -32,7 +33,8 @@ def settle(*, reloads: bool = False) -> None:
     if os.getpid() == 1 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _end)
     if reloads:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

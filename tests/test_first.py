@@ -55,12 +55,14 @@ def test_the_first_process_of_a_container_ends_when_it_is_told_to(monkeypatch: p
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_reload_before_there_is_anything_to_reload_is_ignored() -> None:
-    before = signal.getsignal(signal.SIGHUP)
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_reload_before_there_is_anything_to_reload_is_ignored(number: signal.Signals) -> None:
+    before = {each: signal.getsignal(each) for each in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)}
     try:
         first.settle()
-        assert signal.getsignal(signal.SIGHUP) is before
+        assert signal.getsignal(number) is before[number]
         first.settle(reloads=True)
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(number) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGHUP, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -11,6 +11,7 @@ import click
 from meshproxy.cli import _authority, _options
 from meshproxy.cli._webhook import WebhookChoices, webhook_options
 from meshproxy.cli.main import FOUND
+from meshproxy.first import settle
 
 if TYPE_CHECKING:
     from meshproxy.config.telemetry import WithoutTrail
@@ -267,6 +268,7 @@ def run(
     )
     if settings.lifetime < LEAST_LIFETIME:
         raise click.UsageError(f"--lifetime: sidecars need {LEAST_LIFETIME:g} s at least to renew in time")
+    settle(reloads=True)
     open_process_log(getattr(logging, log_level.upper()))
 
     async def serve() -> None:

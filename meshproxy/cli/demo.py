@@ -40,8 +40,9 @@ def command(keep: bool) -> None:
         import aiohttp  # noqa: F401
         import grpc  # noqa: F401
         import rich  # noqa: F401
-    from meshproxy.devtools.child import ChildFailed
+    from meshproxy.devtools.child import ChildFailed, interrupted_by_all
 
+    interrupted_by_all()
     try:
         sys.exit(asyncio.run(_demo(keep)))
     except ChildFailed as error:
@@ -219,8 +220,7 @@ async def _stay(mesh: DemoMesh, managed: ManagedMesh) -> None:
     click.echo(_suggestions(mesh, managed, certificate, await demo.token_of(mesh, demo.QUOTER)))
     mesh.sidecar.child.on_line = mesh.application.child.on_line = managed.control.on_line = click.echo
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
     await stop.wait()
 
 

@@ -58,8 +58,9 @@ def up(folder: Path | None, models: tuple[str, ...]) -> None:
     with _extra.needed("demo"):
         import aiohttp  # noqa: F401
         import grpc  # noqa: F401
-    from meshproxy.devtools.child import ChildFailed
+    from meshproxy.devtools.child import ChildFailed, interrupted_by_all
 
+    interrupted_by_all()
     if folder is not None:
         try:
             folder.mkdir(mode=0o700)
@@ -81,8 +82,7 @@ async def _up(folder: Path, models: tuple[str, ...]) -> None:
     from meshproxy.devtools.managed_mesh import ManagedMesh
 
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
     async with local_mesh(folder, "demo.example") as local:
         server = await local.model_server(*(f"--model={model}" for model in models))
         rest, grpc = str(server.listening["rest"]), str(server.listening["grpc"])

@@ -147,7 +147,7 @@ class AuditFile(Part, frozen=True):
     second; `interval`, once a second; `never`."""
     rotate_bytes: Annotated[Size, Meta(ge=65_536)] | None = 134_217_728
     """The file is renamed to its name and the number of its last line when it has so many bytes, and another one is
-    begun. `null`: never; another program may do it, and send SIGHUP."""
+    begun. `null`: never; another program may do it, and send SIGUSR1."""
     keep_files: Count = 10
     """How many renamed files are kept."""
 

@@ -107,6 +107,8 @@ WRITE_BYTES = 2 << 10
 RENEW_AT = 2 / 3
 """Of its own certificate's life."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ROTATED_SIGNALS = (signal.SIGHUP, signal.SIGUSR1)
+"""The file of the audit trail has another name. Documents are followed in any case."""
 
 
 class ControlPlane:
@@ -281,6 +283,8 @@ class ControlPlane:
         """
         for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._stopping.set)
+        for number in ROTATED_SIGNALS:
+            self._loop.add_signal_handler(number, self._rotated)
         try:
             descriptors = allow_descriptors()
             self.listener.max_connections = most_connections(descriptors)
@@ -301,7 +305,7 @@ class ControlPlane:
                 if self._trail is not None:
                     await asyncio.to_thread(self._trail.close)
         finally:
-            for number in STOP_SIGNALS:
+            for number in STOP_SIGNALS + ROTATED_SIGNALS:
                 self._loop.remove_signal_handler(number)
             if self._objects is not None:
                 self._objects.close()
@@ -392,6 +396,11 @@ class ControlPlane:
         port = HttpPort(name, runner, listen, most, partial(self._exceeded, name))
         port.start()
         return port
+
+    def _rotated(self) -> None:
+        logger.info("reopening log files", extra={"fields": {"audit": self._settings.audit_log}})
+        if self._trail is not None:
+            self._trail.reopen()
 
     def _open_trail(self) -> AuditWriter | None:
         """The audit trail. Raises StoreError."""

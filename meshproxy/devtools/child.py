@@ -33,6 +33,14 @@ _LINE_BYTES = 1 << 20
 _LINES_KEPT = 2_000
 
 
+def interrupted_by_all() -> None:
+    """What else ends a command, SIGTERM and the SIGHUP of a terminal that is closed, is Ctrl-C, which stops all
+    children and removes their files. They would go on otherwise: for a sidecar SIGHUP is no end."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+
+
 class ChildFailed(Exception):
     """A process did not start, or did not end with status 0. The message holds its last output."""
 

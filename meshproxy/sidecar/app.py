@@ -369,6 +369,7 @@ class Sidecar:
             (signal.SIGTERM, self.drain),
             (signal.SIGINT, self.drain),
             (signal.SIGHUP, self._hung_up),
+            (signal.SIGUSR1, self._rotated),
         ):
             self._loop.add_signal_handler(number, action)
         await asyncio.gather(self.tokens.wait_for_keys(), self.clusters.wait_for_endpoints())
@@ -477,6 +478,15 @@ class Sidecar:
         """SIGHUP: reload, look for a new certificate, and reopen log files that were rotated."""
         self.configuration.request()
         self.identity.request()
+        self._reopen_logs()
+
+    def _rotated(self) -> None:
+        """SIGUSR1: reopen log files, and nothing else."""
+        spec = self.configuration.documents.sidecar.spec
+        logger.info("reopening log files", extra={"fields": {"access": spec.access_log, "audit": spec.audit_log}})
+        self._reopen_logs()
+
+    def _reopen_logs(self) -> None:
         for sink in self._log_sinks:
             try:
                 sink.reopen()

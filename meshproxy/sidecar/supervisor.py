@@ -15,6 +15,7 @@ import signal
 import socket
 import time
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from meshproxy import __version__
@@ -137,7 +138,8 @@ class Supervisor:
         for number, action in (
             (signal.SIGTERM, self.drain),
             (signal.SIGINT, self.drain),
-            (signal.SIGHUP, self._reload),
+            (signal.SIGHUP, partial(self._signal, signal.SIGHUP)),
+            (signal.SIGUSR1, partial(self._signal, signal.SIGUSR1)),
         ):
             self._loop.add_signal_handler(number, action)
         spec = self._documents.sidecar.spec
@@ -277,9 +279,6 @@ class Supervisor:
     def _signal(self, number: signal.Signals) -> None:
         for worker in self.workers:
             worker.signal(number)
-
-    def _reload(self) -> None:
-        self._signal(signal.SIGHUP)
 
     def _count_states(self) -> Rows:
         return [((state.value,), sum(worker.state is state for worker in self.workers)) for state in WorkerState]

@@ -29,6 +29,10 @@ REPORT_TIMEOUT = 2.0
 """Seconds without a report after which a worker counts as not ready: its event loop is blocked."""
 
 
+HELD_BACK = frozenset({signal.SIGHUP, signal.SIGUSR1})
+"""They ask for something to be read or opened again."""
+
+
 class WorkerState(Enum):
     """The values of the label `state` of `meshproxy_workers`."""
 
@@ -78,8 +82,8 @@ class Worker:
         self._command = command
         self._paths = paths
         self._process: asyncio.subprocess.Process | None = None
-        self._is_outdated = False
-        """A reload was requested before the process could handle SIGHUP."""
+        self._held_back: set[signal.Signals] = set()
+        """Of `HELD_BACK`, those that came before the process could handle them."""
 
     @property
     def pid(self) -> int | None:
@@ -89,7 +93,7 @@ class Worker:
     async def run(self) -> tuple[int, float]:
         """Run one process until it exits. Returns its status and for how many seconds it listened. Raises OSError."""
         self.state = WorkerState.STARTING
-        self._is_outdated = False
+        self._held_back.clear()
         slot = replace(self.slot, is_restart=self.starts > 0)
         self.starts += 1
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -123,8 +127,8 @@ class Worker:
             self._listened_at = self._reported_at
             self.state = WorkerState.SERVING
             self.listening.set()
-            if self._is_outdated:
-                self.signal(signal.SIGHUP)
+            for number in self._held_back:
+                self.signal(number)
 
     def conditions(self) -> dict[str, bool]:
         """What the readiness of this worker depends on: `worker N is ready`, and the conditions that do not hold."""
@@ -150,10 +154,10 @@ class Worker:
         }
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process, if one runs. SIGHUP is held back until the process listens: before that it
+        """Send a signal to the process, if one runs. Those of `HELD_BACK` are until the process listens: before that it
         has no handler and would be terminated."""
-        if number is signal.SIGHUP and not self.listening.is_set():
-            self._is_outdated = True
+        if number in HELD_BACK and not self.listening.is_set():
+            self._held_back.add(number)
         elif self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)

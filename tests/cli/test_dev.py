@@ -57,7 +57,7 @@ def test_documents_are_edited_while_it_runs(tmp_path: Path) -> None:
             until(lines, r"control  ERROR documents rejected")
             assert call(url) == 403
         finally:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGHUP)  # as Ctrl-C: its terminal is closed
             _, status = process.communicate(timeout=40), process.wait()
     assert status == 0
     assert folder.is_dir()

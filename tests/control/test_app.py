@@ -188,6 +188,21 @@ async def test_its_own_certificate_is_renewed(tmp_path: Path) -> None:
     await running
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+async def test_a_trail_that_was_rotated_is_opened_again(tmp_path: Path, number: signal.Signals) -> None:
+    log = tmp_path / "audit.jsonl"
+    control = ControlPlane(replace(settings(tmp_path / "kept"), audit_log=str(log)))
+    running = asyncio.create_task(control.run())
+    await until(lambda: log.exists() and log.stat().st_size)
+    log.rename(tmp_path / "rotated.jsonl")
+    signal.raise_signal(number)
+    await until(log.exists)
+    signal.raise_signal(signal.SIGTERM)
+    async with asyncio.timeout(60):
+        await running
+    assert "stops" in log.read_text()
+
+
 async def test_a_port_that_is_taken(tmp_path: Path) -> None:
     control = ControlPlane(settings(tmp_path))
     control.listener.listen("127.0.0.1", 0)
@@ -197,7 +212,12 @@ async def test_a_port_that_is_taken(tmp_path: Path) -> None:
     )
     with pytest.raises(OSError, match="in use"):
         await other.run()
-    for number in (signal.SIGTERM, signal.SIGINT):  # whoever started it is told of signals again
+    for number in (
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGHUP,
+        signal.SIGUSR1,
+    ):  # whoever started it is told of signals again
         assert not asyncio.get_running_loop().remove_signal_handler(number)
     await control.listener.close()
 

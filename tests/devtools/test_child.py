@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meshproxy.devtools.child import Child, ChildFailed, free_port
+from meshproxy.devtools.child import Child, ChildFailed, free_port, interrupted_by_all
 
 READY = 'print(\'{"event": "listening", "at": "127.0.0.1:1"}\', flush=True)'
 OBEDIENT = f"import signal; print('first', flush=True); {READY}; signal.sigwait([signal.SIGTERM]); print('last words')"
@@ -29,6 +29,21 @@ async def test_it_is_awaited_until_it_listens_and_heard_to_its_end(tmp_path: Pat
     assert next(iter(child.output)) == "first"
     assert list(child.output)[-1] == "last words"
     child.signal(signal.SIGHUP)  # nobody there: nothing happens
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_a_command_is_an_interrupt(number: signal.Signals) -> None:
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        interrupted_by_all()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+        interrupted_by_all()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 async def test_a_process_that_ends_says_why(tmp_path: Path) -> None:

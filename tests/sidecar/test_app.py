@@ -777,6 +777,27 @@ class TestWatching:
         assert len((tmp_path / "access.log.1").read_text().splitlines()) == 1
         assert len(log.read_text().splitlines()) == 1
 
+    async def test_a_rotation_opens_the_logs_again_and_reloads_nothing(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """SIGUSR1, as to Envoy and nginx."""
+        caplog.set_level(logging.INFO)
+        names = ("access.log", "audit.jsonl")
+        logs = {"accessLog": "./access.log", "auditLog": str(tmp_path / "audit.jsonl")}
+        async with model_server() as model, running(tmp_path, model, sidecar=logs) as it:
+            await it.ask()
+            await until(lambda: (tmp_path / "audit.jsonl").stat().st_size)
+            for name in names:
+                (tmp_path / name).rename(tmp_path / f"{name}.1")
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await until(lambda: all((tmp_path / name).exists() for name in names))
+            await it.ask()
+            assert it.sidecar.metrics.config_reloads.labels("ok").value == 0
+        for name in ("access.log", "access.log.1"):
+            assert len((tmp_path / name).read_text().splitlines()) == 1
+        (line,) = [record for record in caplog.records if record.getMessage() == "reopening log files"]
+        assert line.__dict__["fields"]["audit"] == str(tmp_path / "audit.jsonl")
+
 
 class TestItsEnd:
     async def test_a_request_under_way_is_finished_and_new_ones_are_served_meanwhile(

@@ -36,6 +36,7 @@ def report(unmet=(), fingerprint="f"):
     os.write(0, json.dumps(said).encode())
 
 signal.signal(signal.SIGHUP, lambda *_: say("hung up"))
+signal.signal(signal.SIGUSR1, lambda *_: say("rotated"))
 signal.signal(signal.SIGTERM, lambda *_: (say("told to stop"), sys.exit(0)))
 say("started")
 report()
@@ -148,6 +149,8 @@ async def test_signals_are_passed_on(tmp_path: Path) -> None:
     await running.until(serving=2)
     os.kill(os.getpid(), signal.SIGHUP)
     await running.until_said("0 0 hung up", "1 0 hung up")
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await running.until_said("0 0 rotated", "1 0 rotated")
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(running.task, 60)
 
@@ -156,9 +159,10 @@ async def test_who_still_starts_hears_of_a_reload_later(tmp_path: Path) -> None:
     running = Running(tmp_path, LATE)
     await running.until_said("0 0 up", "1 0 up")
     os.kill(os.getpid(), signal.SIGHUP)
+    os.kill(os.getpid(), signal.SIGUSR1)
     await asyncio.sleep(0.05)
     (tmp_path / "go").touch()
-    await running.until_said("0 0 hung up", "1 0 hung up")
+    await running.until_said("0 0 hung up", "1 0 hung up", "0 0 rotated", "1 0 rotated")
     assert running.count("meshproxy_worker_restarts_total") == 0
     await running.end()
 
