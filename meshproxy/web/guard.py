@@ -152,7 +152,8 @@ def is_here(request: web.Request, is_local: Callable[[str, str], bool]) -> bool:
     """Whether a request is of a client on this host, by its address and Host (`is_local`), and no reverse proxy says
     that it is another's. One that says nothing has to pass the Host on."""
     is_forwarded = any(name in FORWARDED for name in map(str.lower, request.headers))
-    return not is_forwarded and is_local(request.remote or "", request.host)
+    # Not `request.host`: without the header that is a name of this host, for which aiohttp before 3.14 waits for DNS.
+    return not is_forwarded and is_local(request.remote or "", request.headers.get("host", ""))
 
 
 def own_path(path: str) -> str:

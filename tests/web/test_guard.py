@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from urllib.parse import urljoin, urlsplit
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from meshproxy.web.guard import own_path
+from meshproxy.control.status import is_local
+from meshproxy.web.guard import is_here, own_path
 from tests.thorough import tries
 from tests.view.meshes import mesh
 from tests.web.logins import LOGIN
@@ -72,6 +74,12 @@ async def test_without_a_login_the_page_is_for_this_host(peer_is_local: bool, ho
             if path != "/events":
                 async with page.get(path, headers={"host": host}) as answer:
                     assert answer.status in ({200, 404} if status == 200 else {403}), path
+
+
+def test_without_a_host_no_other_name_counts() -> None:
+    """aiohttp would say that of this host, after asking DNS for it."""
+    assert is_here(make_mocked_request("GET", "/"), lambda peer, host: host == "")
+    assert not is_here(make_mocked_request("GET", "/"), is_local)
 
 
 @settings(max_examples=tries(100), deadline=None)
