@@ -51,8 +51,7 @@ class SharedLeaves:
 
     def write(self, leaves: Iterable[Leaf]) -> None:
         """Keep certificates that are new. Raises StoreError."""
-        for digit, changes in _by_digit(leaves).items():
-            self._write(digit, changes)
+        self._write(leaves)
 
     def note(self, late: Iterable[Leaf], sightings: Iterable[Sighting]) -> None:
         """Of a late one another control plane may know more by now. Raises StoreError."""
@@ -74,8 +73,7 @@ class SharedLeaves:
 
         for leaf in noted(late, sightings, read):
             changes[leaf.name] = leaf
-        for digit, changed in _by_digit(changes.values()).items():
-            self._write(digit, changed, shards[digit][1])
+        self._write(changes.values(), {digit: version for digit, (_, version) in shards.items()})
 
     def valid(self, now: float) -> list[Leaf]:
         """Those that have not expired. Raises StoreError."""
@@ -95,12 +93,18 @@ class SharedLeaves:
         self._sizes[digit] = found[1].size
         return found
 
-    def _write(self, digit: str, leaves: dict[str, Leaf], version: Version | None = None) -> None:
-        """Raises Changed, and StoreError."""
-        try:
-            self._objects.write_structs(self._name(digit), leaves, version)
-        except Full as error:
-            raise StoreError(f"{error}. {SHORTER}; unless there is room within a day, nothing is issued") from None
+    def _write(self, leaves: Iterable[Leaf], versions: dict[str, Version] | None = None) -> None:
+        """Those of one ConfigMap at a time: one that is full keeps nobody's out but its own. Raises Changed, and
+        StoreError."""
+        full: Full | None = None
+        for digit, changes in _by_digit(leaves).items():
+            version = versions[digit] if versions is not None else None
+            try:
+                self._objects.write_structs(self._name(digit), changes, version)
+            except Full as error:
+                full = error
+        if full is not None:
+            raise StoreError(f"{full}. {SHORTER}; unless there is room within a day, nothing is issued")
 
     def _name(self, digit: str) -> str:
         return certificates_name(self._secret, digit)

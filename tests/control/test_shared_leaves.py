@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,6 +120,29 @@ def test_how_full_the_records_are(kept: SharedLeaves, objects: Memory) -> None:
     kept.prune(NOW)
     most = max(sum(map(len, data.values())) for data in objects.data.values())
     assert kept.used == most / MOST_BYTES
+
+
+def test_one_that_is_full_does_not_keep_the_others_out(
+    kept: SharedLeaves, objects: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaves = [leaf(number) for number in range(40)]
+    names = record_names("authority")
+    full = next(name for name in names if name.endswith(leaves[0].name.partition("-")[2][0]))
+    write = objects.write
+
+    def refuse(kind: str, name: str, *more: Any) -> None:
+        if name == full:
+            raise Full(f"the ConfigMap mesh/{name} is full: an object takes 1 MiB")
+        write(kind, name, *more)
+
+    monkeypatch.setattr(objects, "write", refuse)
+    with pytest.raises(StoreError, match=r"is full: .* Restart "):
+        kept.write(leaves[:30])
+    with pytest.raises(StoreError, match=r"is full: .* Restart "):
+        kept.note([*leaves[:2], *leaves[30:]], [])
+    found = kept.valid(NOW)
+    assert set(found) < set(leaves)
+    assert {each.name.partition("-")[2][0] for each in set(leaves) - set(found)} == {full[-1]}
 
 
 def test_records_that_are_full(kept: SharedLeaves, objects: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
