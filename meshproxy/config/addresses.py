@@ -7,6 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from meshproxy.codec.headers import ORIGIN_FORM
 from meshproxy.config.values import ends_in_number, read_endpoint_address, read_host_name, shown
 
 if TYPE_CHECKING:
@@ -86,6 +87,13 @@ def read_metrics_path(value: object) -> str:
     if f"{value}/".lower().startswith("/v1/"):
         raise ValueError(f"{shown(value)} may be a model's: paths below /v1/ are those of models")
     return value
+
+
+def read_check_path(value: object) -> str:
+    """The path of a health check, and the query if there is one, as they are sent."""
+    if isinstance(value, str) and len(value) <= 1024 and value.isascii() and re.fullmatch(ORIGIN_FORM, value.encode()):
+        return value
+    raise ValueError(f'expected a path such as "/healthz", percent-encoded, without a host, got {shown(value)}')
 
 
 def is_inside_cluster(host: str) -> bool:

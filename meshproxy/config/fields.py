@@ -39,6 +39,7 @@ ServerAddress = Annotated[
 ]
 ServerName = Annotated[str, Meta(extra={"read": addresses.read_server_name, "words": "host name or IP address"})]
 MetricsPath = Annotated[str, Meta(extra={"read": addresses.read_metrics_path, "words": "path of a URL"})]
+CheckPath = Annotated[str, Meta(extra={"read": addresses.read_check_path, "words": "path of a URL"})]
 Name = Annotated[str, Meta(extra={"read": values.read_name, "words": "name"})]
 Label = Annotated[str, Meta(extra={"read": values.read_label, "words": "name without dots"})]
 PortName = Annotated[str, Meta(extra={"read": values.read_port_name, "words": "name of a port"})]

@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from meshproxy.config.fields import (
     API_VERSION,
+    CheckPath,
     CookieName,
     CookiePath,
     Count,
@@ -288,7 +289,7 @@ class Health(Part, frozen=True):
     hang. `tcp`: a connection can be opened. `http`: GET `path` is answered with 2xx. `grpc`: grpc.health.v1.Health
     reports SERVING for each model. `model-status`: GetModelStatus reports an AVAILABLE version of each model;
     TensorFlow Serving supports this one, a sidecar supports `grpc`."""
-    path: Text = "/"
+    path: CheckPath = "/"
     """The path of `http`."""
     models: tuple[Text, ...] = ()
     """The models to check. Left out: those that routes to this server name."""
@@ -353,6 +354,8 @@ class ServerSpec(Part, frozen=True):
             raise ValueError('"workload" is missing: name the workload whose certificate these sidecars present')
         if self.tls is not None:
             self._check_tls(self.tls, calls_sidecars)
+        if not calls_sidecars and self.health is not None and self.health.enabled:
+            self._check_health(self.health)
         if self.workload is not None and self.workload.one_id("") is None:
             raise ValueError(
                 '"workload" must be a single one: expected "namespace" and "serviceAccount", without globs, or '
@@ -364,6 +367,20 @@ class ServerSpec(Part, frozen=True):
         written = any(getattr(each, surface) is not None for each in self.endpoints)
         found = any(getattr(each, surface) is not None for each in (self.dns, self.service) if each is not None)
         return written or found or (self.dns is not None and self.dns.srv == surface)
+
+    def _check_health(self, health: Health) -> None:
+        """An endpoint without what its check asks never passes it, and gets no calls. Raises ValueError."""
+        surfaces: dict[str, SurfaceWord] = {"http": "rest", "grpc": "grpc"}
+        surface = surfaces.get(health.check)
+        if surface is None:
+            return
+        for index, each in enumerate(self.endpoints):
+            if getattr(each, surface) is None:
+                raise ValueError(
+                    f'"health.check": {health.check} asks "{surface}", which endpoints[{index}] does not have'
+                )
+        if not self._serves(surface):
+            raise ValueError(f'"health.check": {health.check} asks "{surface}", which no endpoint has')
 
     def _check_tls(self, tls: ServerTls, calls_sidecars: bool) -> None:
         """Raises ValueError."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from meshproxy.config.addresses import (
     SOCKET_PATH_BYTES,
+    read_check_path,
     read_metrics_path,
     read_server_address,
     read_server_name,
@@ -139,3 +140,16 @@ def test_names_of_certificates(written: str, read: str) -> None:
 def test_what_is_no_name_of_a_certificate(written: object) -> None:
     with pytest.raises(ValueError, match="expected a host name"):
         read_server_name(written)
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/v1/models/a%2Fb?full=1", f"/{'a' * 1023}"])
+def test_paths_of_health_checks(path: str) -> None:
+    assert read_check_path(path) == path
+
+
+@pytest.mark.parametrize(
+    "path", ["", "healthz", "http://127.0.0.1/healthz", "/a b", "/a#b", "/%", "/ä", f"/{'a' * 1024}", "/a\n", 1, None]
+)
+def test_what_is_no_path_of_a_health_check(path: object) -> None:
+    with pytest.raises(ValueError, match='such as "/healthz"'):
+        read_check_path(path)

@@ -61,6 +61,11 @@ def test_defaults_pass_their_own_bounds() -> None:
         (servers.ServerSpec, {"dns": {"name": "a", "sidecar": 1}, "workload": WORKLOAD, "tls": {"grpc": {}}}),
         (servers.ServerSpec, {"dns": {"name": "a", "rest": 1}, "tls": {"grpc": {}}}),
         (servers.ServerSpec, {"dns": {"name": "a", "srv": "rest"}, "tls": {"grpc": {}}}),
+        (servers.ServerSpec, {"endpoints": [{"rest": AT}], "health": {"check": "grpc"}}),
+        (servers.ServerSpec, {"endpoints": [{"rest": AT, "grpc": AT}, {"grpc": AT}], "health": {"check": "http"}}),
+        (servers.ServerSpec, {"dns": {"name": "a", "grpc": 1}, "health": {"check": "http"}}),
+        (servers.ServerSpec, {"dns": {"name": "a", "srv": "rest"}, "health": {"check": "grpc"}}),
+        (servers.ServerSpec, {"service": SERVICE, "health": {"check": "http"}}),
     ],
 )
 def test_what_a_struct_knows_to_be_wrong(kind: type[Any], given: dict[str, Any]) -> None:
@@ -97,6 +102,11 @@ def test_a_key_says_which_part_is_missing_or_too_much(name: str) -> None:
         (servers.ServerSpec, {"service": SERVICE, "tls": {"grpc": {}}}),
         (servers.ServerSpec, {"service": {"namespace": "m", "name": "a", "sidecar": "mesh"}, "workload": WORKLOAD}),
         (servers.NamedTls, {"certificate": "a.pem", "key": "a.pem"}),
+        (servers.ServerSpec, {"endpoints": [{"rest": AT}], "health": {"check": "http", "path": "/healthz"}}),
+        (servers.ServerSpec, {"endpoints": [{"rest": AT}], "health": {"check": "grpc", "enabled": False}}),
+        (servers.ServerSpec, {"endpoints": [{"rest": AT}, {"grpc": AT}], "health": {}}),
+        (servers.ServerSpec, {"dns": {"name": "a", "srv": "grpc"}, "health": {"check": "grpc"}}),
+        (servers.ServerSpec, {"dns": {"name": "a", "sidecar": 1}, "workload": WORKLOAD, "health": {"check": "grpc"}}),
     ],
 )
 def test_what_a_struct_takes(kind: type[Any], given: dict[str, Any]) -> None:
