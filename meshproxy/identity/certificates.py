@@ -259,6 +259,11 @@ class SelfTest(msgspec.Struct, frozen=True):
     """It, and the authorities by which it was verified, DER."""
 
 
+# What OpenSSL says where two ends of the same settings find no signature for the key, on either side.
+_NO_SIGNATURE = frozenset({"UNSUPPORTED_PROTOCOL", "NO_SHARED_CIPHER", "PEER_DID_NOT_RETURN_A_CERTIFICATE"})
+_UNFIT_KEY = "; TLS may have no signature for this type of key: issue it for P-256, P-384, P-521, Ed25519 or RSA"
+
+
 def self_test(server: MeshContext, client: MeshContext) -> SelfTest:
     """Complete a handshake in memory between two contexts of the same identity; each verifies the other's leaf.
 
@@ -281,7 +286,8 @@ def self_test(server: MeshContext, client: MeshContext) -> SelfTest:
     except ssl.SSLCertVerificationError as error:
         raise _unverified(error) from None
     except ssl.SSLError as error:
-        raise CertificateError("handshake", f"the self-test handshake failed: {_why(error)}") from None
+        hint = _UNFIT_KEY if error.reason in _NO_SIGNATURE else ""
+        raise CertificateError("handshake", f"the self-test handshake failed: {_why(error)}{hint}") from None
     leaf = client_end.getpeercert(binary_form=True)
     if pending or leaf is None or (server_end.getpeercert(binary_form=True) or leaf) != leaf:
         raise CertificateError("handshake", "the self-test handshake did not complete with our own certificate")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509 import load_der_x509_certificate
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -397,6 +397,14 @@ def test_the_fingerprint_tells_changes() -> None:
     ]
     assert credentials().fingerprint == given.fingerprint
     assert len({given.fingerprint, *(other.fingerprint for other in others)}) == 5
+
+
+@pytest.mark.parametrize("uses", [{}, {"calls": False}, {"serves": False}], ids=["both", "serves", "calls"])
+def test_a_key_that_tls_has_no_signature_for(monkeypatch: pytest.MonkeyPatch, uses: dict[str, Any]) -> None:
+    monkeypatch.setattr(ec, "SECP256R1", ec.BrainpoolP256R1)
+    with pytest.raises(CertificateError, match="this type of key: issue it for P-256") as caught:
+        own_identity(credentials(CA.issue(ID)), DOMAIN, time(), **uses)
+    assert caught.value.reason == "handshake"
 
 
 def test_modes_of_the_key(tmp_path: Path) -> None:
