@@ -306,7 +306,7 @@ class TestServing:
     async def test_who_watches_health_hears_of_a_reload(self, tmp_path: Path) -> None:
         async with model_server() as model:
             documents = made(model)
-            documents[1]["spec"]["health"] = {"check": "grpc", "interval": "60s"}
+            documents[1]["spec"]["health"] = {"check": "model-status", "interval": "60s"}
             async with running(tmp_path, model, documents=documents) as it:
                 health = it.sidecar.configuration.health
                 assert health is not None
