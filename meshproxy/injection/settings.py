@@ -22,10 +22,11 @@ _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
 _WHOLE = re.compile(r"[0-9]{1,9}")
 _QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,3})?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 _RELEASE = re.compile(r"v?([0-9]{1,3})\.([0-9]{1,3})(?:[.+-].{0,60})?")
-_UNITS = {
+UNITS = {
     "": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12,
     "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40,
 }  # fmt: skip
+"""Of quantities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def amount(quantity: str) -> float:
     """The number that a quantity stands for."""
     match = _QUANTITY.fullmatch(quantity)
     assert match is not None, quantity
-    return float(match[1]) * _UNITS[match[2] or ""]
+    return float(match[1]) * UNITS[match[2] or ""]
 
 
 def read_release(text: str) -> tuple[int, int]:

@@ -13,18 +13,24 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from meshproxy.injection.settings import UNITS, amount
 from meshproxy.injection.yaml_edit import as_block
-from meshproxy.installation.choices import CertManager, Choices, Injection
+from meshproxy.installation.choices import MEMORY_REQUEST, CertManager, Choices, Injection
 from meshproxy.installation.parts import Part, installation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-HEADER = """\
-{{- /* Made by `python -m meshproxy.installation.chart`; a test keeps it up to date. */}}
-{{- $webhook := eq .Values.injector "webhook" }}
-{{- $certManager := .Values.certManager.name }}
-{{- $login := .Values.loginSecret }}
+HEADER = f"""\
+{{{{- /* Made by `python -m meshproxy.installation.chart`; a test keeps it up to date. */}}}}
+{{{{- $webhook := eq .Values.injector "webhook" }}}}
+{{{{- $certManager := .Values.certManager.name }}}}
+{{{{- $login := .Values.loginSecret }}}}
+{{{{- $units := dict {" ".join(f'"{unit}" {factor:.0f}' for unit, factor in UNITS.items() if factor >= 1)} }}}}
+{{{{- $unit := regexFind "[A-Za-z]*$" .Values.memoryLimit }}}}
+{{{{- if lt (mulf (trimSuffix $unit .Values.memoryLimit) (get $units $unit)) {amount(MEMORY_REQUEST):.1f} }}}}
+{{{{- fail (print "memoryLimit: " .Values.memoryLimit " is below what is requested, {MEMORY_REQUEST}") }}}}
+{{{{- end }}}}
 """
 _VALUES = {
     "image-placeholder": ".Values.image",

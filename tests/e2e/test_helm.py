@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from meshproxy.cli.upgrade import command as upgrade
-from meshproxy.installation.choices import CertManager, Choices, Injection
+from meshproxy.installation.choices import MEMORY_REQUEST, CertManager, Choices, Injection
 from meshproxy.installation.parts import Part, installation
 from tests.e2e.apiserver import Cluster
 from tests.e2e.documents import read_all
@@ -106,6 +106,20 @@ def test_what_an_environment_has_of_its_own(helm: Helm, tmp_path: Path) -> None:
     assert found["ModelServer", "local"]["spec"]["endpoints"] == own["endpoints"]
 
 
+@pytest.mark.parametrize("limit", ["63.999Mi", "65535Ki", "67.108M", "0.062Gi", "1"])
+def test_a_memory_limit_below_what_is_requested(helm: Helm, tmp_path: Path, limit: str) -> None:
+    with pytest.raises(ValueError, match="below what is requested"):
+        replace(CHOICES, memory_limit=limit)
+    with pytest.raises(HelmError, match=f"memoryLimit: {limit} is below what is requested, {MEMORY_REQUEST}"):
+        helm("template", "mesh", str(CHART), *values(tmp_path / "values.json", memoryLimit=limit))
+
+
+@pytest.mark.parametrize("limit", ["64Mi", "65536Ki", "67.109M", "0.063Gi", "67108864", "1T"])
+def test_a_memory_limit_that_is_large_enough(helm: Helm, tmp_path: Path, limit: str) -> None:
+    replace(CHOICES, memory_limit=limit)
+    helm("template", "mesh", str(CHART), *values(tmp_path / "values.json", memoryLimit=limit))
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -119,6 +133,7 @@ def test_what_an_environment_has_of_its_own(helm: Helm, tmp_path: Path) -> None:
         {"kubernetes": 1.29},
         {"meshConfig": {"trustDomain": "a"}},
         {"replicas": 3},
+        *({name: None} for name in ("injector", "certManager", "memoryLimit", "server", "kubernetes", "endpoints")),
     ],
     ids=str,
 )
