@@ -62,14 +62,9 @@ class LineWriter:
 
     @classmethod
     def stdout(cls) -> LineWriter:
-        """Standard output. A pipe or terminal is reopened: the new file description can be non-blocking without
-        changing that of the process log or the shell."""
-        if not stat.S_ISREG(os.fstat(1).st_mode):
-            try:
-                return cls(os.open("/proc/self/fd/1", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
-            except OSError:
-                return cls(os.dup(1), polls=True)  # a socket, or another user's pipe
-        return cls(os.dup(1))
+        """Standard output."""
+        descriptor, may_block = own_descriptor(1)
+        return cls(descriptor, polls=may_block)
 
     @classmethod
     def file(cls, path: Path) -> LineWriter:
@@ -122,7 +117,7 @@ class LineWriter:
             return
         self.flush()
         descriptor = _open(self._path)
-        if self._is_torn:
+        if self._is_torn and not os.path.samestat(os.fstat(descriptor), os.fstat(self._descriptor)):
             # Do not begin the new file with the rest of a line.
             rest = b"".join(self._lines).partition(b"\n")[2]
             self._lines = [rest]
@@ -169,6 +164,18 @@ class LineWriter:
                 self._has_failed = True
                 logger.error("cannot write to %s: %s", self._path or "standard output", error.strerror)
         return begin
+
+
+def own_descriptor(number: int) -> tuple[int, bool]:
+    """Another descriptor of what `number` is, and whether writing to it may block. A pipe or terminal is reopened: the
+    new file description can be non-blocking without changing that of the shell, or of others that write there."""
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        try:
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            return os.open(f"/proc/self/fd/{number}", flags), False
+        except OSError:
+            return os.dup(number), True  # a socket, or another user's pipe
+    return os.dup(number), False
 
 
 def _open(path: Path) -> int:

@@ -277,6 +277,32 @@ def test_half_a_line_does_not_begin_a_new_file(tmp_path: Path, monkeypatch: pyte
     assert writer.dropped == 1
 
 
+def test_a_file_that_was_not_rotated_gets_the_rest_of_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal may come for another reason: SIGHUP reloads."""
+    path = tmp_path / "access.log"
+    writer = LineWriter.file(path)
+    real_write = os.write
+    room = 6
+
+    def write(descriptor: int, data: bytes) -> int:
+        nonlocal room
+        taken = data[:room]
+        room -= len(taken)
+        if not taken:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real_write(descriptor, taken)
+
+    monkeypatch.setattr(os, "write", write)
+    for text in (b"one\n", b"two\n", b"three\n"):
+        writer.write(text)
+    writer.flush()
+    writer.reopen()
+    room = 100
+    writer.close()
+    assert path.read_bytes() == b"one\ntwo\nthree\n"
+    assert writer.dropped == 0
+
+
 @pytest.mark.parametrize("kind", ["pipe", "socket", "file"])
 def test_standard_output_of_every_kind(kind: str, tmp_path: Path) -> None:
     # Lines arrive, and what others do with the same description is left as it was: not non-blocking.

@@ -4,7 +4,9 @@ import io
 import json
 import logging
 import os
+import socket
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -139,3 +141,63 @@ def test_nobody_waits_for_a_reader_that_takes_nothing() -> None:
         stream.flush()
         assert b'"dropped_before": 2' in os.read(reading, 65_536)
         assert taken.readable()
+
+
+def journal_of(kind: str) -> tuple[int, int, ProcessLog]:
+    """The ends of a pipe or a socket, and what writes into the second one."""
+    if kind == "pipe":
+        ends = os.pipe()
+    else:
+        one, other = socket.socketpair()
+        ends = one.detach(), other.detach()
+    with os.fdopen(os.dup(ends[1]), "w") as stream:
+        journal = ProcessLog(stream)
+    journal.setFormatter(JsonFormatter())
+    return *ends, journal
+
+
+def record(words: str) -> logging.LogRecord:
+    return logging.LogRecord("a", logging.INFO, "", 0, words, None, None)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_nobody_waits_for_the_rest_of_a_long_line(kind: str) -> None:
+    """It comes before the next line, and what is dropped in between is counted."""
+    reading, writing, journal = journal_of(kind)
+    journal.emit(record("x" * 1_000_000))
+    assert journal.dropped == 0
+    journal.emit(record("dropped"))
+    assert journal.dropped == 1
+    os.close(writing)
+    with os.fdopen(reading, "rb") as lines:
+        os.set_blocking(reading, False)
+        text = b""
+        while text.count(b"\n") < 2:
+            text += lines.read() or b""
+            journal.emit(record("next"))
+    words = [json.loads(line) for line in text.splitlines()[:2]]
+    assert len(words[0]["event"]) == 1_000_000
+    assert words[1]["event"] == "next"
+    assert words[1]["dropped_before"] >= 1
+    journal.close()
+
+
+def test_the_last_line_is_written_to_its_end() -> None:
+    """Why a process does not start may be long."""
+    reading, writing, journal = journal_of("pipe")
+    os.close(writing)
+    journal.emit(record("x" * 200_000))
+    with os.fdopen(reading, "rb") as lines:
+        thread = threading.Thread(target=journal.close)
+        thread.start()
+        assert len(json.loads(lines.readline())["event"]) == 200_000
+        thread.join()
+
+
+def test_a_mistake_in_a_message_is_not_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing, journal = journal_of("pipe")
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    journal.emit(logging.LogRecord("a", logging.INFO, "", 0, "%d", ("no number",), None))
+    journal.close()
+    os.close(writing)
+    os.close(reading)
