@@ -389,7 +389,9 @@ class TestHealth:
     async def test_models_are_for_checks_that_ask_about_models(
         self, clusters: Clusters, check: Any, asked: tuple[str, ...]
     ) -> None:
-        take(clusters, server("a", health=servers.Health(check=check)), routes=(route("r", "m"),))
+        endpoints = (servers.Endpoint(rest="127.0.0.1:8501", grpc="127.0.0.1:8500"),)
+        checked = server("a", endpoints=endpoints, health=servers.Health(check=check))
+        take(clusters, checked, routes=(route("r", "m"),))
         assert Idle.made[0].health.settings.models == asked
 
     async def test_an_endpoint_that_goes_takes_its_check_with_it(self, clusters: Clusters) -> None:
