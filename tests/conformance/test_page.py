@@ -19,7 +19,7 @@ from meshproxy.devtools.clients import RestClient
 from meshproxy.devtools.issuer import Client as IssuerClient
 from meshproxy.devtools.issuer import DevelopmentIssuer
 from meshproxy.devtools.local_mesh import CLIENT, local_mesh
-from meshproxy.view.graph import Graph
+from meshproxy.view.graph import Graph, NodeKind
 from meshproxy.web import events, text
 from tests.conformance.chromium import DRAWN, Tab
 from tests.conformance.page_server import serving, source
@@ -151,6 +151,29 @@ async def test_a_change_adds_and_removes(tab: Tab) -> None:
         await tab.until(f"document.querySelectorAll('tr[data-edge]').length === {len(whole.edges)}")
         found.change(msgspec.structs.replace(whole, edges=whole.edges[2:]))
         await tab.until(f"document.querySelectorAll('tr[data-edge]').length === {len(whole.edges) - 2}")
+
+
+async def test_calls_that_end_and_begin(tab: Tab) -> None:
+    """What stands where there are none comes and goes without loading the page again."""
+    found = source(5)
+    calls = found.graph(60)
+    model = next(node.name for node in calls.nodes if node.kind is NodeKind.MODEL and node.traffic.calls)
+    ended = [
+        msgspec.structs.replace(node, traffic=msgspec.structs.replace(node.traffic, calls=0)) for node in calls.nodes
+    ]
+    none = "[...document.querySelectorAll('.none')].map((row) => row.hidden)"
+    idle = f"[...document.querySelectorAll('#idle a')].filter((each) => each.textContent === '{model}').length"
+    async with serving(found) as url:
+        await tab.open(url)
+        await tab.until(DRAWN)
+        assert (await tab.run(none), await tab.run(idle)) == ([True, True], 0)
+        found.change(msgspec.structs.replace(calls, nodes=ended, edges=[]))
+        await tab.until(f"{idle} === 1")
+        assert await tab.run(none) == [False, False]
+        assert not await tab.run("document.getElementById('idle').hidden")
+        found.change(calls)
+        await tab.until(f"{idle} === 0")
+        assert await tab.run(none) == [True, True]
 
 
 async def test_names_of_others_run_nothing(tab: Tab) -> None:

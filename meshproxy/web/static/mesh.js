@@ -28,11 +28,11 @@
     cell(row, name).replaceChildren(span);
   }
 
-  function link(row, model) {
+  function link(model) {
     const anchor = document.createElement("a");
     anchor.href = `/model?name=${encodeURIComponent(model)}`;
     anchor.textContent = model;
-    cell(row, "model").replaceChildren(anchor);
+    return anchor;
   }
 
   // As parts.html makes one on the server.
@@ -50,14 +50,13 @@
     }
     const target = names.get(edge.target);
     if (isShare) {
-      link(row, target.model);
+      cell(row, "model").append(link(target.model));
       set(row, "version", target.name);
     } else {
       set(row, "caller", names.get(edge.source).name);
-      link(row, target.name);
+      cell(row, "model").append(link(target.name));
     }
     const body = element(isShare ? "shares" : "calls").tBodies[0];
-    for (const none of body.querySelectorAll(".none")) none.remove();
     body.append(row);
     rows.set(edge.id, row);
     return row;
@@ -76,6 +75,23 @@
     for (const name of ["p50", "p95", "p99"]) set(row, name, text.seconds(traffic.latency[name]));
   }
 
+  // What stands where there is nothing, and the models that nobody calls.
+  function showIdle() {
+    for (const table of [element("calls"), element("shares")])
+      table.querySelector(".none").hidden = table.querySelector("tr[data-edge]") !== null;
+    const idle = [...names.values()].filter((node) => node.kind === "model" && node.traffic.calls === 0);
+    const list = element("idle").querySelector("ul");
+    element("idle").hidden = idle.length === 0;
+    const models = idle.map((node) => node.name).sort();
+    const shown = [...list.children].map((item) => item.textContent.trim()).sort();
+    if (models.join("\n") === shown.join("\n")) return; // somebody may be there with the keyboard
+    list.replaceChildren(...models.map((model) => {
+      const item = document.createElement("li");
+      item.append(link(model));
+      return item;
+    }));
+  }
+
   function update(head, nodes, edges, removed) {
     performance.mark("mesh-begin");
     for (const id of removed) {
@@ -85,6 +101,7 @@
     }
     for (const node of nodes) names.set(node.id, node);
     edges.forEach(show);
+    showIdle();
     const { late = 0, silent = 0 } = head.reports.processes;
     element("incomplete").hidden = late + silent === 0;
     set(element("incomplete"), "silent", String(late + silent));
