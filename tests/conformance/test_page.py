@@ -176,6 +176,20 @@ async def test_calls_that_end_and_begin(tab: Tab) -> None:
         assert await tab.run(none) == [True, True]
 
 
+async def test_one_long_name_pushes_no_figures_out_of_sight(tab: Tab) -> None:
+    found = source(5)
+    name = "w" * 255
+    long = json.loads(msgspec.json.encode(found.graph(60)).decode().replace("model-0", name))
+    async with serving(found) as url:
+        await tab.look(1280, 900)
+        await tab.open(url)
+        await tab.until(DRAWN)
+        found.change(msgspec.convert(long, Graph))
+        await tab.until(f"document.getElementById('calls').textContent.includes('{name}')")
+        wider = "[...document.querySelectorAll('.table')].filter((each) => each.scrollWidth > each.clientWidth).length"
+        assert await tab.run(wider) == 0
+
+
 async def test_names_of_others_run_nothing(tab: Tab) -> None:
     """Through the stream, where the scripts write them; `tests/web/test_pages.py` has the pages as they come."""
     tab.problems.clear()
