@@ -94,7 +94,7 @@ def read_presigned(credential: bytes, hosts: Iterable[str], port: int, audience:
     try:
         url = decode_base64url(credential.removeprefix(PREFIX)).decode("ascii")
     except ValueError:
-        raise NotPresigned("it is not base64url") from None
+        raise NotPresigned("it is not base64url without padding") from None
     match = _URL.fullmatch(url)
     if match is None:
         raise NotPresigned("it is not an https URL with a query")

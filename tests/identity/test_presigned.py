@@ -102,8 +102,12 @@ def test_dates() -> None:
 
 
 def test_not_base64() -> None:
-    for text in (b"k8s-aws-v1.", b"k8s-aws-v1.aHR0cHM6Ly94==", b"k8s-aws-v1.!!"):
-        with pytest.raises(NotPresigned):
+    for text, word in (
+        (b"k8s-aws-v1.", "not an https URL"),
+        (b"k8s-aws-v1.aHR0cHM6Ly94eA==", "without padding"),
+        (b"k8s-aws-v1.!!", "not base64url"),
+    ):
+        with pytest.raises(NotPresigned, match=word):
             read_presigned(text, {HOST}, 443, AUDIENCE, NOW)
 
 
