@@ -341,6 +341,8 @@ def _date(claims: dict[str, object], name: str) -> float:
 
 def _check_audience(claims: dict[str, object], issuer: Issuer) -> None:
     """That the token is for us: aud, one text or a list of them (RFC 7519 section 4.1.3)."""
+    if claims.get("aud") == []:  # Hydra's, where the client has asked for none. It is there, so it has to name us.
+        raise _refused("The token audience (aud) is empty: its client must ask the issuer for one of this mesh.")
     if issuer.audiences:
         aud = claims.get("aud")
         audiences = [aud] if isinstance(aud, str) else aud

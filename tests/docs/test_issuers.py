@@ -112,6 +112,17 @@ SHAPES: dict[str, list[Shape]] = {
           "email_verified": True, "groups": ["ORGANIZATION:ml"], "name": "A", "exp": 86_400},
          {"groups": ["OTHER:ml"]}),
     ],
+    "Ory Hydra": [
+        ("RS256", JWT,
+         {"aud": ["models"], "client_id": "CLIENT", "ext": {}, "jti": "x", "nbf": 0, "scp": ["predict"],
+          "sub": "CLIENT", "exp": 3_600},
+         {"scp": ["openid"]}),
+    ],
+    "Spring Authorization Server": [
+        ("RS256", BARE,
+         {"sub": "CLIENT", "aud": "CLIENT", "nbf": 0, "scope": ["predict"], "jti": "x"},
+         {"scope": ["openid"]}),
+    ],
     "Kubernetes": [
         ("RS256", BARE,
          {"aud": ["models"], "jti": "x", "kubernetes.io": KUBERNETES, "nbf": 0, "exp": 3_600,

@@ -375,7 +375,7 @@ EXP = f'"exp": {int(claims()["exp"])}'
         pytest.param(CORP.sign({}, claims(iss="")), "issuer", id="iss-empty"),
         pytest.param(CORP.sign({}, claims(iss="corp")), "issuer", id="iss-our-name-of-it"),
         pytest.param(CORP.sign({}, claims(aud=None)), "no audience", id="no-aud"),
-        pytest.param(CORP.sign({}, claims(aud=[])), "The token audience", id="aud-empty"),
+        pytest.param(CORP.sign({}, claims(aud=[])), "The token audience (aud) is empty", id="aud-empty"),
         pytest.param(CORP.sign({}, claims(aud="")), "The token audience", id="aud-empty-text"),
         pytest.param(CORP.sign({}, claims(aud="model")), "The token audience", id="aud-prefix"),
         pytest.param(CORP.sign({}, claims(aud="Models")), "The token audience", id="aud-case"),
@@ -600,12 +600,13 @@ def test_a_token_without_audience() -> None:
         {"scope": "openid"},
         {"token_use": {"access": True}},
     ]
-    audiences: list[Any] = ["models", [], "", {}]
+    audiences: list[Any] = ["models", "", {}]
     assert verifier.verify(bearer(CORP.token(**good)), NOW).subject == "quoter"
     for changed in others:
         assert "lacks a claim" in refusal(CORP.token(**{**good, **changed}), verifier).message
     for aud in audiences:
         assert "for an audience" in refusal(CORP.token(**{**good, "aud": aud}), verifier).message
+    assert "(aud) is empty" in refusal(CORP.token(**{**good, "aud": []}), verifier).message
     null = json.dumps({**claims(), **good}).encode()
     assert b'"aud": null' in null
     assert "for an audience" in refusal(CORP.sign({}, null), verifier).message
