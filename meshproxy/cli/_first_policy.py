@@ -32,7 +32,7 @@ def files(answers: Answers) -> dict[str, str]:
         "mesh.yaml": HEAD + _mesh(answers),
         "policy.yaml": HEAD + _policy(answers),
         "expectations.yaml": _expectations(answers),
-        "sidecar.yaml": HEAD + _sidecar(),
+        "sidecar.yaml": HEAD + _sidecar(answers),
     }
 
 
@@ -108,23 +108,28 @@ expectations:
 """
 
 
-def _sidecar() -> str:
-    return """\
-# The sidecar beside the model server. Put its certificate, key and trust bundle (PEM) where `identity` says.
+def _sidecar(answers: Answers) -> str:
+    domain, namespace, account = answers.trust_domain, answers.namespace, answers.service_account
+    is_one = not {"*", "?"} & {*namespace, *account}
+    client = f" --client spiffe://{domain}/ns/{namespace}/sa/{account}" if is_one else ""
+    return f"""\
+# The sidecar beside the model server. Put its certificate, key and trust bundle (PEM) where `identity` says. To try it,
+# make server.pem, server-key.pem and ca.pem, and such files of a caller, and write their names there:
+# meshproxy ca dev --out certs --trust-domain {domain}{client}
 apiVersion: meshproxy.dev/v1alpha1
 kind: ModelServer
-metadata: {name: local}
+metadata: {{name: local}}
 spec:
   endpoints:
-  - {rest: "127.0.0.1:8501", grpc: "127.0.0.1:8500"}
+  - {{rest: "127.0.0.1:8501", grpc: "127.0.0.1:8500"}}
 ---
 apiVersion: meshproxy.dev/v1alpha1
 kind: Sidecar
-metadata: {name: sidecar}
+metadata: {{name: sidecar}}
 spec:
   identity:
-    files: {certificate: tls.crt, key: tls.key, trustBundle: ca.crt}
-  inbound: {server: local}
+    files: {{certificate: tls.crt, key: tls.key, trustBundle: ca.crt}}
+  inbound: {{server: local}}
   accessLog: stdout
 """
 

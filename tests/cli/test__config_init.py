@@ -37,6 +37,17 @@ def test_what_is_written_loads_and_refuses_by_default(tmp_path: Path) -> None:
     assert "5 cases, 0 failed" in tested.stderr
 
 
+@pytest.mark.parametrize(("caller", "name"), [("payments/checkout", "checkout"), ("payments/*", "quoter")])
+def test_the_certificates_of_a_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caller: str, name: str) -> None:
+    """The command that is in the file makes what it says."""
+    assert init(tmp_path, *FLAGS[:4], "--caller", caller).exit_code == 0
+    [line] = [line for line in (tmp_path / "sidecar.yaml").read_text().splitlines() if line.startswith("# meshproxy ")]
+    monkeypatch.chdir(tmp_path)
+    made = CliRunner().invoke(main, line.split()[2:])
+    assert made.exit_code == 0, made.stderr
+    assert {"server.pem", "server-key.pem", "ca.pem", f"{name}.pem"} <= {path.name for path in Path("certs").iterdir()}
+
+
 def test_editors_find_the_schema(tmp_path: Path) -> None:
     assert init(tmp_path, *FLAGS).exit_code == 0
     for name in ("mesh.yaml", "policy.yaml", "sidecar.yaml"):

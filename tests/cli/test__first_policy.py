@@ -18,4 +18,7 @@ def test_answers_are_quoted(model: str) -> None:
     expected = yaml.safe_load(made["expectations.yaml"])["expectations"]
     assert [each["expect"] for each in expected] == ["allow", "deny", "deny"]
     assert "issuers" not in made["mesh.yaml"]
+    assert (
+        "--trust-domain prod.example --client spiffe://prod.example/ns/payments/sa/check-out\n" in made["sidecar.yaml"]
+    )
     assert HEAD.endswith(f"$schema={SCHEMA_FILE}\n")
