@@ -147,7 +147,9 @@ def web_port(
         except KeepFailed as error:  # it has been taken
             raise web.HTTPServiceUnavailable(text=f"{error}; it is tried again\n") from None
         done = next(each for each in rollouts.shown() if each.name == name)
-        return web.Response(text=f"{name} is {done.status.phase.value}, its candidate has {done.status.weight:g} %\n")
+        paused = ", paused" if done.paused and done.status.is_active else ""
+        has = f"its candidate has {done.status.weight:g} %"
+        return web.Response(text=f"{name} is {done.status.phase.value}{paused}, {has}\n")
 
     application = web.Application()
     application.add_routes(

@@ -163,10 +163,11 @@ class Orders:
         self.taken: list[tuple[str, str]] = []
         self.who = ""
         self.error: Exception | None = None
+        self.status, self.paused = RolloutStatus("r", 1, Phase.ROLLED_BACK), False
 
     def shown(self) -> list[Shown]:
-        status = RolloutStatus("r", 1, Phase.ROLLED_BACK)
-        return [Shown("half", "half", "version 1", "version 2", (10,), 60.0, "sequential", False, 0, status)]
+        steps = (10,), 60.0, "sequential"
+        return [Shown("half", "half", "version 1", "version 2", *steps, self.paused, 0, self.status)]
 
     async def order(self, name: str, command: Command, who: str) -> None:
         if self.error is not None:
@@ -191,6 +192,9 @@ async def test_orders_for_rollouts() -> None:
             text = await answer.text()
             assert (answer.status, text) == (200, "half is rolled-back, its candidate has 0 %\n")
         assert controller.taken == [("half", "abort")]
+        controller.status, controller.paused = RolloutStatus("r", 1, Phase.PROGRESSING, weight=10), True
+        async with session.post("/rollouts/half/pause", headers=with_header) as answer:
+            assert await answer.text() == "half is progressing, paused, its candidate has 10 %\n"
         async with session.post("/rollouts/half/dance", headers=with_header) as answer:
             assert (answer.status, "pause, resume" in await answer.text()) == (404, True)
         for error, status in ((CommandRefused("it is over"), 409), (KeepFailed("the API server is away"), 503)):
