@@ -36,6 +36,18 @@ def test_what_is_closed_is_the_null_device(closed: tuple[int, ...]) -> None:
         assert pipe.read() == repr((True, [number in closed for number in range(3)], True))
 
 
+def test_an_interrupt_ends_a_sidecar_that_starts_without_a_trace() -> None:
+    code = "import signal; from meshproxy.first import settle; settle(reloads=True); signal.raise_signal(signal.SIGINT)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")
+
+
+def test_commands_are_interrupted_as_python_is() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    first.settle()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_the_first_process_of_a_container_ends_when_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
     ended: list[int] = []
@@ -57,7 +69,7 @@ def test_the_first_process_of_a_container_ends_when_it_is_told_to(monkeypatch: p
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_reload_before_there_is_anything_to_reload_is_ignored(number: signal.Signals) -> None:
-    before = {each: signal.getsignal(each) for each in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)}
+    before = {each: signal.getsignal(each) for each in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)}
     try:
         first.settle()
         assert signal.getsignal(number) is before[number]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import sys
 
-from meshproxy.config.child import OwnLoad
 from meshproxy.first import settle
 from meshproxy.sidecar import WORKER
 
@@ -24,6 +23,8 @@ def main(arguments: list[str]) -> int:
     settle(reloads=True)
     is_worker = arguments[:1] != [] and arguments[0].startswith(WORKER)
     gc.disable()
+    from meshproxy.config.child import OwnLoad
+
     # Read in a fork while this process imports what it serves with (docs/decisions/0041-what-a-start-takes.md).
     documents = None if is_worker else OwnLoad(arguments)
     from meshproxy.sidecar import start

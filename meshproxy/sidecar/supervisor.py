@@ -244,8 +244,8 @@ class Supervisor:
                 logger.error("worker could not be started: %s", error)
                 status, lived = 1, 0.0
             if self._stopping.is_set():
-                # A process that was still starting has no handler for SIGTERM.
-                return 0 if status == -signal.SIGTERM and not lived else status
+                # A process that was still starting has no handler for them. Ctrl-C is for all of a terminal's.
+                return 0 if status in (-signal.SIGTERM, -signal.SIGINT) and not lived else status
             worker.state = WorkerState.WAITING
             fields = {"number": worker.slot.number, "status": status, "lived_seconds": round(lived, 3)}
             delay = backoff.exited(lived)

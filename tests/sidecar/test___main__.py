@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from meshproxy.config import child
 from meshproxy.sidecar import WORKER, start
 from meshproxy.sidecar import __main__ as module
 
@@ -43,7 +44,7 @@ def test_documents_are_read_from_the_first_moment_but_by_workers(
 
     settled: list[bool] = []
     monkeypatch.setattr(module, "settle", lambda *, reloads: settled.append(reloads))
-    monkeypatch.setattr(module, "OwnLoad", Loading)
+    monkeypatch.setattr(child, "OwnLoad", Loading)
     monkeypatch.setattr(module, "gc", collector)
     monkeypatch.setattr(start, "run", run)
     assert module.main(arguments) == 3
