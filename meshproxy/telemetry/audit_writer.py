@@ -180,7 +180,7 @@ class AuditWriter:
             is_last = self._stopping.is_set()
             self._wake.clear()
             try:
-                self.write_waiting(is_last=is_last)
+                is_last = not self.write_waiting(is_last=is_last) or is_last
             except Exception:
                 logger.exception("internal error: audit lines were not written")
             if is_last:
@@ -195,8 +195,8 @@ class AuditWriter:
             waits.append(max(0.0, self._signed_at + CHECKPOINT_SECONDS - time.monotonic()))
         return min(waits, default=None)
 
-    def write_waiting(self, *, is_last: bool = False) -> None:
-        """Write what is in the queue. Only the thread calls it, or whoever has none."""
+    def write_waiting(self, *, is_last: bool = False) -> bool:
+        """Write what is in the queue. False: nothing may follow. Only the thread calls it, or whoever has none."""
         if self._reopens:
             self._reopens = False
             try:
@@ -212,15 +212,15 @@ class AuditWriter:
             self._tell_dropped(lines)
             self._take(lines)
             if queue:
-                self._write_out(lines)
+                if not self._write_out(lines):
+                    return False
                 lines = []
                 continue
             if is_last:
                 self._add_own(lines, Kind.STOPPED, "stops")
             elif self._wait() == 0.0:
                 self._add_own(lines, Kind.CHECKPOINT, CHECKPOINT)
-            self._write_out(lines)
-            return
+            return self._write_out(lines)
 
     def _tell_dropped(self, lines: list[bytes]) -> None:
         if (dropped := self.dropped) > self._told:
@@ -260,8 +260,9 @@ class AuditWriter:
         self._previous = line_hash(line)
         lines.append(line)
 
-    def _write_out(self, lines: list[bytes]) -> None:
-        """Write lines, however long that takes; when the process stops, as long as something is taken."""
+    def _write_out(self, lines: list[bytes]) -> bool:
+        """Write lines, however long that takes; when the process stops, as long as something is taken. False: nothing
+        is, and whatever there is has been dropped."""
         rest = b"".join(lines)
         while rest:
             try:
@@ -282,14 +283,17 @@ class AuditWriter:
             if self._stuck_since is None:
                 self._stuck_since = time.monotonic()
             if self._stopping.wait(RETRY_SECONDS if self._problem else 0.0):
-                lost = rest.count(b"\n")
+                # Whatever follows would stand behind the half of a line.
+                lost = rest.count(b"\n") + len(self._queue)
+                self._queue.clear()
                 self.dropped += lost
                 logger.error("the audit log is not complete: its output did not take %d lines", lost)
-                return
+                return False
         try:
             self._sink.settle(self._sequence)
         except OSError as error:
             self._has_problem(error)
+        return True
 
     def _has_problem(self, error: OSError) -> None:
         if not self._problem:

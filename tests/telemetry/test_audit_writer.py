@@ -192,6 +192,34 @@ def test_a_stuck_reader_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     assert writer.dropped >= 1
 
 
+def test_nothing_is_written_behind_half_a_line_in_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    """Room comes when it is too late: what was lost is told once, and what is there is a trail."""
+
+    class Full(FakeSink):
+        writes = 0
+
+        def write(self, lines: bytes) -> int:
+            self.writes += 1
+            if self.writes == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(lines[:1_000] if self.writes == 1 else lines)
+
+    sink = Full()
+    writer = AuditWriter(sink, "w")
+    for number in range(1_000):
+        writer.write(body(number))
+    writer.start()
+    writer.close()
+    verifier = verified(sink.lines)
+    assert verifier.problems == []
+    assert len(verifier.torn) == 1
+    assert [record.message for record in caplog.records] == [
+        "audit log cannot be written",
+        "the audit log is not complete: its output did not take 1001 lines",
+    ]
+    assert writer.dropped == 1_001  # that it started, too
+
+
 def test_reopening_is_left_to_the_thread() -> None:
     sink = FakeSink()
     writer = AuditWriter(sink, "w")
