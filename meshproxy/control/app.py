@@ -100,6 +100,8 @@ TOKENS_SHOWN = 100
 """Join tokens on the page /status."""
 MESSAGE_BYTES = 64 << 10
 """Of one message of a sidecar."""
+STRANGER_SECONDS = 30.0
+"""For which a client without a certificate may be connected: it asks for one, which takes a sidecar 10 s at most."""
 HANDSHAKES = 256
 """At once: half a second of work."""
 WRITE_BYTES = 2 << 10
@@ -263,6 +265,7 @@ class ControlPlane:
             max_connections=CONNECTIONS,
             max_handshakes=HANDSHAKES,
             admits=self._admits if settings.connection_rate else None,
+            stranger_seconds=STRANGER_SECONDS,
         )
         rate = settings.connection_rate
         self._connections = Paces(rate, rate * CONNECTION_BURST)

@@ -29,6 +29,7 @@ from meshproxy.transport.h2_server import H2Server
 from meshproxy.transport.handshake_failures import OF_IDENTITY, HandshakeFailure, classify, detail
 from meshproxy.transport.original_destination import original_destination
 from meshproxy.transport.server_name import keep_server_name, requested_server_name
+from meshproxy.transport.strangers import Strangers
 from meshproxy.transport.tls_buffer import map_apart
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ class Listener:
         max_handshakes: int = sys.maxsize,
         admits: Callable[[str], bool] | None = None,
         reads_original_destination: bool = False,
+        stranger_seconds: float | None = None,
     ) -> None:
         """
         Args:
@@ -145,6 +147,7 @@ class Listener:
                 together, each makes its handshake in time. Whoever has not said a word yet keeps nobody waiting.
             admits: whether a connection from an IP address is set up; otherwise it is closed, before a handshake.
             reads_original_destination: of redirected connections (`ConnectionInfo.original`).
+            stranger_seconds: for which clients may stay whom `identify` does not know (`Strangers`). None: as others.
 
         Raises:
             ValueError: the port needs a context and has none.
@@ -165,6 +168,10 @@ class Listener:
         self.reads_original_destination = reads_original_destination
         self.connections: set[H1Server | H2Server] = set()
         self._ages = certificate_age.CertificateAge(self.connections)
+        self._strangers: Strangers | None = None
+        if stranger_seconds is not None:
+            self._strangers = Strangers(stranger_seconds, lambda: events.limit("stranger_time"))
+            shared.reaper.add(self._strangers)
         self._detectors: set[ProtocolDetector] = set()
         """Connections whose HTTP version is not known yet."""
         self._is_empty = asyncio.Event()
@@ -290,7 +297,8 @@ class Listener:
     def _accept(self, sock: socket.socket) -> bool:
         """Accept some of the queued connections. True: there may be more."""
         for _ in range(ACCEPTS_PER_TURN):
-            if self.size >= self.max_connections:
+            is_full = self.size >= self.max_connections
+            if is_full and not self._strangers:
                 self._pause("connections")
                 return False
             if self._handshakes >= self.max_handshakes:
@@ -310,6 +318,9 @@ class Listener:
                 client.close()
                 self._turned_away(address[0])
                 continue
+            if is_full and self._strangers:
+                self.events.limit("connections")
+                self._strangers.give_way()
             client.setblocking(False)
             task = self._loop.create_task(self._set_up(client, format_address(address)))
             self._pending.add(task)
@@ -443,6 +454,8 @@ class Listener:
         if connection.info.leaves_at != inf:
             self._ages.watch(connection.info)
             self.shared.reaper.add(self._ages)
+        if self._strangers is not None and connection.info.peer is None:
+            self._strangers.add(connection, self._loop.time())
         self.events.connected(connection.info)
         if self.state is not ListenerState.SERVING:
             delay = STAY_WHILE_DRAINING if self.state is ListenerState.DRAINING else 0.0
@@ -450,6 +463,8 @@ class Listener:
 
     def left(self, connection: H1Server | H2Server) -> None:
         self.connections.discard(connection)
+        if self._strangers is not None:
+            self._strangers.discard(connection)
         self.events.disconnected(connection.info)
         if not self.connections:
             self._is_empty.set()

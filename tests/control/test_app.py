@@ -264,6 +264,24 @@ async def test_whoever_connects_again_and_again_is_turned_away(tmp_path: Path) -
     await control.listener.close()
 
 
+async def test_whoever_shows_no_certificate_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshproxy.control.app.STRANGER_SECONDS", 0.05)
+    control = ControlPlane(settings(tmp_path))
+    running = asyncio.create_task(control.run())
+    await until(lambda: control.listener.address)
+    context = ssl.create_default_context(cafile=str(control.store.folder / CERTIFICATE))
+    context.check_hostname = False
+    context.set_alpn_protocols(["h2"])
+    host, _, port = control.listener.address.rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port), ssl=context)
+    await until(lambda: control.metrics.limits_exceeded.labels("control", "stranger_time").value == 1)
+    await until(lambda: control.listener.size == 0)
+    writer.close()
+    await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+    control._stopping.set()
+    await running
+
+
 async def test_a_trust_domain_whose_bundle_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its workloads are refused until the file has their authority: new connections follow it."""
     theirs, bundle = DevelopmentCA.create("n.example"), tmp_path / "theirs.pem"

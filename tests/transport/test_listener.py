@@ -174,6 +174,7 @@ async def listening(
     identify: Any = identify,
     max_connections: int = 100,
     reads_original_destination: bool = False,
+    stranger_seconds: float | None = None,
 ) -> AsyncIterator[Port]:
     loop = asyncio.get_running_loop()
     counted = Counted()
@@ -212,6 +213,7 @@ async def listening(
         identify=identify,
         max_connections=max_connections,
         reads_original_destination=reads_original_destination,
+        stranger_seconds=stranger_seconds,
     )
     listener.listen("127.0.0.1", 0)
     reaper.start()
@@ -732,6 +734,46 @@ class TestHowMany:
             assert (await third[0].readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
             await leave(second[1])
             await leave(third[1])
+
+    async def test_strangers_give_way_to_whoever_comes(self) -> None:
+        async with listening(Security.EITHER, max_connections=2, stranger_seconds=3_600.0) as port:
+            left = await port.connect(no_certificate())
+            assert await ask(*left)
+            await leave(left[1])
+            await port.counted.until(lambda: not port.counted.open)
+            known = await port.connect(tls_client("http/1.1"))
+            assert await ask(*known)
+            strangers = []
+            for _ in range(3):
+                strangers.append(await port.connect(no_certificate()))
+                assert await ask(*strangers[-1])
+            another = await port.connect(tls_client("http/1.1"))
+            assert await ask(*another)
+            for reader, _ in strangers:
+                async with asyncio.timeout(20):
+                    with pytest.raises(ConnectionResetError):
+                        await reader.read()
+            # Others do not give way.
+            third = await port.connect()
+            seen = len(port.counted.limits)
+            await port.counted.until(lambda: len(port.counted.limits) > seen + 1)
+            assert await ask(*known)
+            assert await ask(*another)
+            for _, writer in (known, another, third, *strangers):
+                await leave(writer)
+
+    async def test_a_stranger_has_so_long(self) -> None:
+        async with listening(Security.EITHER, stranger_seconds=0.05) as port:
+            known = await port.connect(tls_client("http/1.1"))
+            stranger = await port.connect(no_certificate())
+            stranger[1].write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n")
+            async with asyncio.timeout(60):
+                with pytest.raises(ConnectionResetError):
+                    await stranger[0].read()
+            assert port.counted.limits == ["stranger_time"]
+            assert await ask(*known)
+            for _, writer in (known, stranger):
+                await leave(writer)
 
     @pytest.mark.parametrize("security", [Security.PLAINTEXT, Security.TLS], ids=["plaintext", "TLS without ALPN"])
     async def test_those_who_say_nothing_count(self, security: Security) -> None:
