@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -105,11 +106,17 @@ async def _up(folder: Path, models: tuple[str, ...]) -> None:
         click.echo("Stopping.")
 
 
+def is_plain(environ: Mapping[str, str]) -> bool:
+    """Whether a terminal is to be sent no colours (https://no-color.org), or has none."""
+    return bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb"
+
+
 def _follow(name: str, child: Child, colour: str) -> None:
     """Show what a process has written and what it writes from now on."""
+    shown = f"{name:>12}" if is_plain(os.environ) else click.style(f"{name:>12}", fg=colour)
 
     def show(line: str) -> None:
-        click.echo(f"{click.style(f'{name:>12}', fg=colour)}  {readable(line)}")
+        click.echo(f"{shown}  {readable(line)}")
 
     for line in child.output:
         show(line)

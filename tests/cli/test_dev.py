@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 import pytest
 from click.testing import CliRunner
 
-from meshproxy.cli.dev import command, readable
+from meshproxy.cli.dev import command, is_plain, readable
 from tests.processes.waiting import look_until
 
 
@@ -97,3 +97,16 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 )
 def test_lines_are_made_readable(line: str, text: str) -> None:
     assert readable(line) == text
+
+
+@pytest.mark.parametrize(
+    ("environ", "plain"),
+    [
+        ({}, False),
+        ({"TERM": "xterm-256color", "NO_COLOR": ""}, False),
+        ({"TERM": "xterm-256color", "NO_COLOR": "1"}, True),
+        ({"TERM": "dumb"}, True),
+    ],
+)
+def test_who_wants_no_colours_gets_none(environ: dict[str, str], plain: bool) -> None:
+    assert is_plain(environ) == plain
