@@ -98,6 +98,8 @@ CONNECTION_BURST = 10.0
 """Seconds' worth of connections that one address may open at once."""
 TOKENS_SHOWN = 100
 """Join tokens on the page /status."""
+STREAMS = 32
+"""Of one connection at once: a sidecar has five, and one for each tap."""
 MESSAGE_BYTES = 64 << 10
 """Of one message of a sidecar."""
 STRANGER_SECONDS = 30.0
@@ -247,7 +249,7 @@ class ControlPlane:
             loop=self._loop,
             outbox=Outbox(self._loop),
             reaper=self._reaper,
-            limits=Limits(),
+            limits=Limits(streams=STREAMS),
             times=Times(),
             on_limit=self.limit,
         )

@@ -14,7 +14,7 @@ from meshproxy.config.file_watch import FileWatch
 from meshproxy.control.http_port import HttpPort
 from meshproxy.identity.certificates import TLS_1_2_CIPHERS, CertificateError, Credentials, load_pair, read_file
 from meshproxy.injection.admission import BYTES, Outcome, Verdict, decide, too_large
-from meshproxy.proxy.byte_budget import ByteBudget
+from meshproxy.transport.byte_budget import ByteBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,9 +7,9 @@ import time
 from typing import TYPE_CHECKING
 
 from meshproxy.proxy.admissions import Admissions
-from meshproxy.proxy.byte_budget import ByteBudget
 from meshproxy.proxy.express_outcome import new_tally
 from meshproxy.proxy.headers import HeaderReader
+from meshproxy.transport.byte_budget import ByteBudget
 from meshproxy.transport.turns import Turns
 
 if TYPE_CHECKING:

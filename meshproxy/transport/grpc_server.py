@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshproxy.codec.grpc import Deframer, Misframed, encode_message, frame, is_grpc, parse_timeout
 from meshproxy.refusal import GrpcStatus
+from meshproxy.transport.byte_budget import ByteBudget
 from meshproxy.transport.grpc_client import COMPRESSED, MESSAGE_BYTES
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+RECEIVED_BYTES = 16 << 20
+"""Of messages that have come in part, in all calls. Beyond, the call whose message began first is refused: whoever
+never ends one takes no more memory than that."""
 HEAD: Headers = ((b"content-type", b"application/grpc"),)
 
 
@@ -58,6 +62,7 @@ class ServerCall:
 
     # Thousands of calls wait for most of their life, so each takes as little memory as possible.
     __slots__ = (
+        "_budget",
         "_deframer",
         "_failure",
         "_has_head",
@@ -74,9 +79,10 @@ class ServerCall:
         "task",
     )
 
-    def __init__(self, stream: Downstream, head: RequestHead, max_message_bytes: int) -> None:
+    def __init__(self, stream: Downstream, head: RequestHead, max_message_bytes: int, budget: ByteBudget) -> None:
         self.info: ConnectionInfo = stream.info
         self._stream = stream
+        self._budget = budget
         self._max_message_bytes = max_message_bytes
         self.task: asyncio.Task[None] | None = None
         """Runs the method; cancelled if the client leaves."""
@@ -139,10 +145,12 @@ class ServerCall:
 
     async def only_message(self) -> bytes:
         """The message of a unary request. Raises CallFailed if there is none, or another."""
-        messages = [message async for message in self]
-        if len(messages) != 1:
-            raise CallFailed(GrpcStatus.UNIMPLEMENTED, f"expected one message, got {len(messages)}")
-        return messages[0]
+        message = await anext(self, None)
+        if message is None:
+            raise CallFailed(GrpcStatus.UNIMPLEMENTED, "expected one message, got none")
+        if await anext(self, None) is not None:  # and who knows how many more
+            raise CallFailed(GrpcStatus.UNIMPLEMENTED, "expected one message, got another")
+        return message
 
     async def send(self, message: bytes) -> None:
         """Send one message; returns when the transport has taken it."""
@@ -153,8 +161,17 @@ class ServerCall:
     def fail(self, status: GrpcStatus, message: str) -> None:
         """Have `take` raise CallFailed once all is taken that has come so far: nothing further is read."""
         self._failure = CallFailed(status, message)
-        self._pieces = None
+        self._drop()
         self.wake()
+
+    def evicted(self) -> None:
+        """`byte_budget.Evictable`: a message began too long ago."""
+        self.fail(GrpcStatus.RESOURCE_EXHAUSTED, "too much of other messages has come before the end of this one")
+
+    def _drop(self) -> None:
+        """What has come of a message."""
+        self._pieces = None
+        self._budget.release(self)
 
     def post(self, framed: bytes) -> None:
         """Send one message (`codec.grpc.frame`) without waiting for the transport to take it: `is_drained` says when
@@ -189,13 +206,15 @@ class ServerCall:
                 limit = self._max_message_bytes
                 self.fail(GrpcStatus.RESOURCE_EXHAUSTED, f"a message of {part.size} bytes exceeds {limit} bytes")
             else:
-                pieces = self._pieces or []
+                pieces = self._pieces = self._pieces or []
                 pieces.append(part.data)
-                self._pieces = None if part.end else pieces
                 if part.end:
                     messages = self._messages = self._messages or []
                     messages.append(b"".join(pieces))
+                    self._drop()
                     self.wake()
+                else:
+                    self._budget.take(self, len(part.data), RECEIVED_BYTES)
                 continue
             return
 
@@ -213,6 +232,7 @@ class ServerCall:
     def reset_received(self, code: int, reason: str) -> None:
         """The client has cancelled, or is gone."""
         self._is_over = True
+        self._drop()
         if self.task is not None:
             self.task.cancel()
 
@@ -242,6 +262,7 @@ class ServerCall:
         if self._is_over:
             return
         self._is_over = True
+        self._drop()
         trailers: Headers = ((b"grpc-status", b"%d" % status),)
         if message:
             trailers += ((b"grpc-message", encode_message(message)),)
@@ -277,6 +298,7 @@ class GrpcServer:
     ) -> None:
         self._methods = methods
         self._max_message_bytes = max_message_bytes
+        self._budget = ByteBudget()
         self._loop = asyncio.get_running_loop()
         self._calls: dict[asyncio.Task[None], ServerCall] = {}
         self._when_ended = self._ended
@@ -292,7 +314,7 @@ class GrpcServer:
             stream.send_response(415, ((b"accept", b"application/grpc"),), end=True)  # protocol, Requests
             stream.stop_receiving()
             return
-        call = stream.sink = ServerCall(stream, head, self._max_message_bytes)
+        call = stream.sink = ServerCall(stream, head, self._max_message_bytes, self._budget)
         method = self._methods.get(head.target)
         if method is None:
             call.end(GrpcStatus.UNIMPLEMENTED, f"no such method: {head.target.decode('ascii', 'replace')}")

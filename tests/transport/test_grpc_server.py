@@ -84,9 +84,14 @@ def head(path: bytes = b"/s/M", headers: Headers = GRPC, method: bytes = b"POST"
 
 def serve(method: Method, *, headers: Headers = GRPC, **options: Any) -> tuple[GrpcServer, FakeStream]:
     server = GrpcServer({b"/s/M": method}, **options)
+    return server, another(server, headers)
+
+
+def another(server: GrpcServer, headers: Headers = GRPC) -> FakeStream:
+    """One more call."""
     stream = FakeStream()
     server.serve(stream, head(headers=headers))
-    return server, stream
+    return stream
 
 
 async def turns() -> None:
@@ -195,8 +200,8 @@ async def test_a_client_that_does_not_read_stops_the_method() -> None:
     ("body", "status", "message"),
     [
         (frame(b""), GrpcStatus.OK, ""),
-        (b"", GrpcStatus.UNIMPLEMENTED, "expected one message, got 0"),
-        (frame(b"1") * 2, GrpcStatus.UNIMPLEMENTED, "expected one message, got 2"),
+        (b"", GrpcStatus.UNIMPLEMENTED, "expected one message, got none"),
+        (frame(b"1") * 2, GrpcStatus.UNIMPLEMENTED, "expected one message, got another"),
         (frame(b"1")[:-1], GrpcStatus.INTERNAL, "the last message of the request is incomplete"),
         (b"\x02\0\0\0\0", GrpcStatus.INTERNAL, "the compressed-flag of a gRPC message is neither 0 nor 1"),
         (frame(b"1", compressed=True), GrpcStatus.UNIMPLEMENTED, "compressed"),
@@ -211,6 +216,39 @@ async def test_requests_of_a_unary_method(body: bytes, status: GrpcStatus, messa
     assert stream.grpc_status is status
     assert message in stream.message
     assert stream.credited == len(body)
+
+
+async def test_a_unary_method_does_not_wait_for_the_end_of_many_messages() -> None:
+    _, stream = serve(unary)
+    stream.sink.data_received(frame(b"1"), 6, False)
+    stream.sink.data_received(frame(b"2"), 6, False)
+    await turns()
+    assert (stream.grpc_status, stream.message) == (GrpcStatus.UNIMPLEMENTED, "expected one message, got another")
+
+
+async def test_messages_that_do_not_end_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that began first is refused; a message that ends, and a call that does, makes room."""
+    monkeypatch.setattr("meshproxy.transport.grpc_server.RECEIVED_BYTES", 250)
+    server, first = serve(unary)
+    part = frame(bytes(200))[:105]  # of the message, 100 bytes
+    first.sink.data_received(part, len(part), False)
+    others = [another(server) for _ in range(3)]
+    others[0].sink.data_received(part, len(part), False)
+    others[0].sink.data_received(bytes(100), 100, True)
+    others[1].sink.data_received(part, len(part), False)
+    others[1].sink.reset_received(8, "cancelled")
+    others[2].sink.data_received(part, len(part), False)
+    await turns()
+    assert not first.ended
+    others.append(another(server))
+    others[3].sink.data_received(part, len(part), False)
+    await turns()
+    assert (first.grpc_status, first.credited) == (GrpcStatus.RESOURCE_EXHAUSTED, len(part))
+    assert others[0].grpc_status is GrpcStatus.OK
+    for each in others[2:]:
+        each.sink.data_received(bytes(100), 100, True)
+    await turns()
+    assert [each.grpc_status for each in others[2:]] == [GrpcStatus.OK] * 2
 
 
 async def test_what_comes_after_a_refusal_is_ignored() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproxy.proxy.byte_budget import ByteBudget
+from meshproxy.transport.byte_budget import ByteBudget
 
 
 class Holder:

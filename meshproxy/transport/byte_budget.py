@@ -1,4 +1,4 @@
-"""Bytes that all requests of a pipeline buffer together for one purpose.
+"""Bytes that all requests of a port buffer together for one purpose.
 
 Over the limit it is the request that has buffered longest that loses its buffer, not the newest: otherwise a few
 clients that never read, or never name their model, would cause the refusal of all others.
