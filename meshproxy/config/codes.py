@@ -118,6 +118,10 @@ class Code(StrEnum):
         "MP0513", Severity.WARNING,
         "A subject whose `notIpBlocks` exclude all of its `ipBlocks`: it never matches.",
     )  # fmt: skip
+    NO_WORKLOADS = (
+        "MP0514", Severity.WARNING,
+        "A subject with a `workload`, and `mtls: disabled`: no caller has one, so it never matches.",
+    )  # fmt: skip
     # Warnings about traffic and files
     WEIGHTS = "MP0601", Severity.WARNING, "The weights of a split do not add up to 100. They are shares of their sum."
     TIMEOUTS = "MP0602", Severity.WARNING, "A time limit of a part is beyond that of the whole, so it never applies."
@@ -154,6 +158,7 @@ class Code(StrEnum):
         "MP0611", Severity.WARNING,
         "A bound of `request-success-rate` that is no percentage, or that a version without failures breaks.",
     )  # fmt: skip
+    IDLE = "MP0612", Severity.WARNING, "A setting that changes nothing, because of another one or for want of it."
     # Information
     NO_ROLE = (
         "MP0701", Severity.INFO,

@@ -19,6 +19,7 @@ from meshproxy.config.codes import Code, Severity
 from meshproxy.config.file_warnings import warn_of_files
 from meshproxy.config.files import FILE_BYTES, Source, digest, read_files
 from meshproxy.config.hints import is_of_another_mesh, of_kind
+from meshproxy.config.idle_settings import warn_of_idle_settings
 from meshproxy.config.parse import PROBLEMS, Parsed, parse
 from meshproxy.config.places import find
 from meshproxy.config.policy_warnings import warn_of_policy
@@ -105,6 +106,7 @@ def _suspicions(parsed: Parsed, where: str, *, is_partial: bool) -> Iterator[Pro
     yield from warn(placed)
     yield from warn_of_policy(placed, is_partial=is_partial)
     yield from warn_of_traffic(placed)
+    yield from warn_of_idle_settings(placed, is_partial=is_partial)
     yield from warn_of_telemetry(placed, is_partial=is_partial)
     yield from warn_of_files(placed)
     yield from parsed.unread

@@ -32,6 +32,7 @@ _CONTRADICTION = "allOf demands that the claim is absent and that it has a value
 def warn(placed: Sequence[Placed]) -> Iterator[Problem]:
     """Everything that is suspicious about documents that have no problems."""
     yield from _foreign_workloads(placed)
+    yield from _no_workloads(placed)
     seen: dict[str, dict[str, str]] = {}
     urls = dict(_urls(placed))
     for each in placed:
@@ -96,6 +97,19 @@ def _foreign_workloads(placed: Sequence[Placed]) -> Iterator[Problem]:
                 message = f"the mesh does not trust {shown(domain)}, so no certificate can prove this identity"
                 message += ": add the domain to trustDomains of the MeshConfig"
                 yield each.at(node, f"{field}.spiffeId", message, Code.FOREIGN_TRUST_DOMAIN)
+
+
+def _no_workloads(placed: Sequence[Placed]) -> Iterator[Problem]:
+    """Workloads where nobody has a certificate: what they are allowed nobody may do, and what they are denied everybody
+    may."""
+    meshes = [each for each in placed if each.kind == "MeshConfig"]
+    if not any(value_at(find(mesh.node, "spec", "mtls")) == "disabled" for mesh in meshes):
+        return
+    for each in placed:
+        for field, subject in subjects(each):
+            if (node := find(subject, "workload")) is not None:
+                message = "never matches, since the MeshConfig has mtls disabled: no caller has a workload identity"
+                yield each.at(node, f"{field}.workload", message, Code.NO_WORKLOADS)
 
 
 def _required(each: Placed, issuer: Node, field: str) -> Iterator[Problem]:

@@ -20,11 +20,11 @@ def document(kind: str, name: str, spec: str) -> str:
 
 
 def mesh(spec: str = "") -> str:
-    return document("MeshConfig", "mesh", f"{{trustDomain: prod.example, mtls: disabled{spec}}}")
+    return document("MeshConfig", "mesh", f"{{trustDomain: prod.example, mtls: permissive{spec}}}")
 
 
 def sidecar() -> str:
-    return document("Sidecar", "s", "{inbound: {server: local}}")
+    return document("Sidecar", "s", '{identity: {workloadApi: {socket: "unix:/a"}}, inbound: {server: local}}')
 
 
 def server(spec: str = "") -> str:

@@ -61,5 +61,5 @@ def test_a_part_of_a_set_says_nothing(check: Check) -> None:
 
 
 def test_neither_does_a_sidecar_without_an_inbound_port(check: Check) -> None:
-    outbound = document("Sidecar", "s", "{outbound: {}}")
+    outbound = document("Sidecar", "s", '{identity: {workloadApi: {socket: "unix:/a"}}, outbound: {}}')
     assert codes(check(mesh(RELAYS), outbound, server())) == []

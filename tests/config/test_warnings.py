@@ -7,6 +7,9 @@ import pytest
 from meshproxy.config.check import Placed
 from meshproxy.config.nodes import read_documents
 from meshproxy.config.warnings import warn
+from tests.config.conftest import Check, document, said
+
+ISSUER = "{name: corp, issuer: 'https://corp.example', audiences: [mesh]}"
 
 
 def warnings(claims: str, *more: str, action: str = "allow") -> list[str]:
@@ -115,6 +118,23 @@ def test_identities_of_trust_domains_that_are_not_trusted() -> None:
     )
     assert second.startswith('f:15: ModelServer/x: spec.workload.spiffeId: the mesh does not trust "their"')
     assert list(warn(placed[1:])) == []  # nothing says whom the mesh trusts
+
+
+@pytest.mark.parametrize(("mode", "is_suspicious"), [("disabled", True), ("permissive", False), ("strict", False)])
+def test_workloads_where_nobody_has_a_certificate(check: Check, mode: str, is_suspicious: bool) -> None:
+    subjects = "[{token: {issuer: corp}}, {workload: {namespace: a}}]"
+    found = check(
+        document("MeshConfig", "m", f"{{trustDomain: ours, mtls: {mode}, issuers: [{ISSUER}]}}"),
+        document("ModelRoleBinding", "b", f"{{role: r, action: deny, subjects: {subjects}}}"),
+        document("ModelRoute", "t", "{models: [m], match: [{caller: {workload: {namespace: a}}}], timeout: 1s}"),
+        is_partial=True,
+    )
+    why = "never matches, since the MeshConfig has mtls disabled: no caller has a workload identity"
+    wanted = [
+        f"9: ModelRoleBinding/b: spec.subjects[1].workload: {why}",
+        f"14: ModelRoute/t: spec.match[0].caller.workload: {why}",
+    ]
+    assert said(found, "MP0514") == (wanted if is_suspicious else [])
 
 
 def test_claims_that_a_list_of_names_finds() -> None:
