@@ -25,7 +25,8 @@ def settle(*, reloads: bool = False) -> None:
     A standard file that was closed (`<&-`) is the null device: the next socket would have its number, so that a log
     would be written to a client, and libuv aborts when it closes such a number. The first process of a PID namespace
     has no default action for SIGTERM: the kernel drops it until there is a handler (pid_namespaces(7)), and a pod that
-    is deleted while it starts would be waited for until it is killed.
+    is deleted while it starts would be waited for until it is killed. Signals that whoever started the process has
+    blocked would stay so: it could not be stopped, and would not hear of the end of its children.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
@@ -33,6 +34,7 @@ def settle(*, reloads: bool = False) -> None:
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it is `number`: the lowest that is free
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     end = _end if os.getpid() == 1 else signal.SIG_DFL
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, end)

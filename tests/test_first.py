@@ -36,6 +36,12 @@ def test_what_is_closed_is_the_null_device(closed: tuple[int, ...]) -> None:
         assert pipe.read() == repr((True, [number in closed for number in range(3)], True))
 
 
+def test_a_signal_that_was_blocked_before_is_heard() -> None:
+    code = "import signal; from meshproxy.first import settle; settle(); signal.raise_signal(signal.SIGTERM)"
+    blocked = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); {code}"
+    assert subprocess.run([sys.executable, "-c", blocked], check=False).returncode == -signal.SIGTERM
+
+
 def test_an_interrupt_ends_a_sidecar_that_starts_without_a_trace() -> None:
     code = "import signal; from meshproxy.first import settle; settle(reloads=True); signal.raise_signal(signal.SIGINT)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
