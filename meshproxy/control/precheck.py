@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from meshproxy.config import crds, schema
+from meshproxy.config.values import shown
 from meshproxy.control.crd_changes import Definition, changes_of
 from meshproxy.control.finding import Finding, Unknown, agreeing_clocks, judged, some
 from meshproxy.control.fleet import Level
@@ -123,8 +124,8 @@ def _unknown(section: str, check: str, unknown: Unknown, hint: str) -> Finding:
 def _release(release: str | Unknown, plan: Plan) -> Finding:
     by_policy = plan.injection is Injection.POLICY
     oldest = OLDEST_FOR_POLICY if by_policy else OLDEST
-    shown = "{}.{}".format(*oldest)
-    check = f"its release is {shown} or newer"
+    lowest = "{}.{}".format(*oldest)
+    check = f"its release is {lowest} or newer"
     if isinstance(release, Unknown):
         return _unknown(SERVER, check, release, "kubectl version")
     try:
@@ -132,7 +133,7 @@ def _release(release: str | Unknown, plan: Plan) -> Finding:
     except ValueError as error:
         return _unknown(SERVER, check, Unknown(str(error)), "kubectl version")
     kind = "MutatingAdmissionPolicy" if by_policy else "ValidatingAdmissionPolicy"
-    problem = f"it is {release}, and {kind} is there in v1 from {shown} on" if is_old else ""
+    problem = f"it is {release}, and {kind} is there in v1 from {lowest} on" if is_old else ""
     other = "take --injector webhook" if by_policy else "put sidecars in with `meshproxy inject --kubernetes 1.28`"
     return judged(SERVER, check, problem, f"upgrade the cluster, or {other}")
 
@@ -232,15 +233,26 @@ def _definitions(facts: Facts) -> Iterator[Finding]:
 
 def _namespaces(namespaces: Sequence[Namespace] | Unknown, plan: Plan) -> Iterator[Finding]:
     free = f"the namespace {plan.namespace} can be used"
+    worded = f"{LABEL} of namespaces is a label that says enabled or disabled"
     alone = "no other mesh injects where we do"
     admitted = "Pod Security admits pods with traffic capture"
     if isinstance(namespaces, Unknown):
-        for check in (free, alone, *([admitted] if plan.capture else [])):
+        for check in (free, worded, alone, *([admitted] if plan.capture else [])):
             yield _unknown(NAMESPACES, check, namespaces, "kubectl get namespaces --show-labels")
         return
     is_ending = any(each.is_ending for each in namespaces if each.name == plan.namespace)
     hint = f"wait until it is gone: kubectl get namespace {plan.namespace} -o yaml says what holds it"
     yield judged(NAMESPACES, free, "it is being deleted" if is_ending else "", hint)
+    # Other meshes have `true`, or an annotation. The API server asks for `enabled` alone.
+    wrong = [
+        f"{each.name} (label {shown(each.labels[LABEL])})"
+        for each in namespaces
+        if each.labels.get(LABEL, "enabled") not in ("enabled", "disabled")
+    ]
+    wrong += [f"{each.name} (an annotation)" for each in namespaces if LABEL in each.annotations]
+    problem = f"pods get no sidecars: {some(wrong)}" if wrong else ""
+    hint = f"kubectl label --overwrite namespace NAME {LABEL}=enabled, or disabled; and take the annotation away"
+    yield judged(NAMESPACES, worded, problem, hint, Level.WARNING)
     ours = [each for each in namespaces if each.labels.get(LABEL) == "enabled"]
     both = [f"{each.name} ({mesh})" for each in ours for mesh in other_meshes(each)]
     problem = f"pods would get two sidecars: {some(both)}" if both else ""
@@ -271,8 +283,8 @@ def other_meshes(namespace: Namespace) -> list[str]:
 def _nodes(nodes: Sequence[Node] | Unknown, plan: Plan) -> Iterator[Finding]:
     if not plan.is_native:
         return
-    shown = "{}.{}".format(*NATIVE_SIDECARS)
-    check = f"the kubelets start native sidecars ({shown} and newer)"
+    lowest = "{}.{}".format(*NATIVE_SIDECARS)
+    check = f"the kubelets start native sidecars ({lowest} and newer)"
     hint = "upgrade these nodes, or take --kubernetes 1.28 for all: sidecars are ordinary containers then"
     if isinstance(nodes, Unknown):
         yield _unknown(NODES, check, nodes, "kubectl get nodes -o wide")

@@ -224,6 +224,26 @@ def test_two_meshes_in_one_namespace(where: Namespace, mesh: str | None) -> None
 
 
 @pytest.mark.parametrize(
+    ("labels", "annotations", "wrong"),
+    [
+        ({"meshproxy.dev/inject": "true"}, {}, 'a (label "true")'),
+        ({"meshproxy.dev/inject": ""}, {}, 'a (label "")'),
+        ({"meshproxy.dev/inject": "Enabled"}, {}, 'a (label "Enabled")'),
+        ({}, {"meshproxy.dev/inject": "enabled"}, "a (an annotation)"),
+        ({"meshproxy.dev/inject": "disabled"}, {}, None),
+        ({"meshproxy.dev/inject": "enabled"}, {}, None),
+    ],
+)
+def test_a_namespace_that_nobody_injects(
+    labels: dict[str, str], annotations: dict[str, str], wrong: str | None
+) -> None:
+    """The API server asks for `enabled` alone, and says nothing of other words."""
+    found = bad(facts(namespaces=[Namespace("a", labels, annotations)]))
+    expected = [(Level.WARNING, f"pods get no sidecars: {wrong}")] if wrong else []
+    assert [(each.level, each.problem) for each in found] == expected
+
+
+@pytest.mark.parametrize(
     ("level", "inject", "refused"),
     [
         ("restricted", "enabled", True),
@@ -234,7 +254,7 @@ def test_two_meshes_in_one_namespace(where: Namespace, mesh: str | None) -> None
     ],
 )
 def test_capture_takes_a_namespace_that_admits_it(level: str, inject: str, refused: bool) -> None:
-    labels = {"pod-security.kubernetes.io/enforce": level, "meshproxy.dev/inject": inject}
+    labels = {"pod-security.kubernetes.io/enforce": level} | ({"meshproxy.dev/inject": inject} if inject else {})
     plan = Plan(capture=True)
     found = bad(facts(plan, namespaces=[Namespace("a", labels, {})]), plan)
     assert [each.problem for each in found] == (
@@ -246,7 +266,7 @@ def test_capture_takes_a_namespace_that_admits_it(level: str, inject: str, refus
 def test_namespaces_that_may_not_be_listed() -> None:
     plan = Plan(capture=True)
     found = bad(facts(plan, namespaces=FORBIDDEN), plan)
-    assert [(each.level, each.section) for each in found] == [(Level.WARNING, "namespaces")] * 3
+    assert [(each.level, each.section) for each in found] == [(Level.WARNING, "namespaces")] * 4
 
 
 @pytest.mark.parametrize(

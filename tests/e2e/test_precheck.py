@@ -78,6 +78,7 @@ async def test_a_user_without_rights(namespace: TestNamespace) -> None:
     assert unknown == definitions | {
         "it reviews tokens, by which pods get their identities",
         "the namespace meshproxy can be used",
+        "meshproxy.dev/inject of namespaces is a label that says enabled or disabled",
         "no other mesh injects where we do",
         "the kubelets start native sidecars (1.29 and newer)",
     }
@@ -117,6 +118,16 @@ def test_what_is_in_the_way(cluster: Cluster, namespace: TestNamespace) -> None:
             *("error", f"its init container needs NET_ADMIN: {name} enforces baseline"),
         ),
     }
+
+
+@pytest.mark.usefixtures("node")
+def test_a_label_as_other_meshes_have_it(cluster: Cluster, namespace: TestNamespace) -> None:
+    cluster.kubectl("label", "namespace", namespace.name, "meshproxy.dev/inject=true")
+    cluster.kubectl("annotate", "namespace", namespace.name, "meshproxy.dev/inject=enabled")
+    _, found = check(cluster.kubeconfig)
+    wrong = f'pods get no sidecars: {namespace.name} (label "true"); {namespace.name} (an annotation)'
+    named = "meshproxy.dev/inject of namespaces is a label that says enabled or disabled"
+    assert bad(found)[named] == ("warning", wrong)
 
 
 def test_nothing_is_written(cluster: Cluster) -> None:
