@@ -12,6 +12,10 @@ _START = re.compile(rb"(?:\A|\xef\xbb\xbf|[\r\n]|-----)[ \t]*-----BEGIN ")
 """A line begins with it, or the end of a block does not end its line. Comments may mention it."""
 _CERTIFICATES = frozenset({b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE"})
 """The last is OpenSSL's, with settings of its own behind the certificate, which are left out."""
+_PKCS8 = b"PRIVATE KEY"
+_SEQUENCE, _OCTET_STRING = 0x30, 0x04
+_VERSION_1, _VERSION_2 = b"\x02\x01\x00", b"\x02\x01\x01"
+"""Of PKCS#8, as the INTEGER that a key begins with."""
 
 
 def read_certificates(content: bytes) -> list[bytes]:
@@ -42,7 +46,8 @@ def find_private_key(content: bytes) -> bytes | None:
             if b"Proc-Type" in block:  # the headers say how it is encrypted
                 return _BEGIN + label + _DASHES + b"\n" + block.strip() + b"\n" + _END + label + _DASHES + b"\n"
             try:
-                return to_pem(label.decode("latin-1"), _decode(block))
+                der = _decode(block)
+                return to_pem(label.decode("latin-1"), _in_version_1(der) if label == _PKCS8 else der)
             except ValueError:
                 raise ValueError("the private key is not valid PEM") from None
     return None
@@ -90,9 +95,31 @@ def _decode(block: bytes) -> bytes:
     return binascii.a2b_base64(b"".join(b"".join(lines).split()), strict_mode=True)
 
 
+def _in_version_1(der: bytes) -> bytes:
+    """A PKCS#8 key without the public key and attributes that version 2 has (RFC 5958 section 2), as rcgen writes it
+    for Ed25519: OpenSSL 3.0 reads version 1 only. Raises ValueError."""
+    start, end = _bounds(der)
+    body = der[start:end]
+    if not body.startswith(_VERSION_2):
+        return der
+    rest = body[len(_VERSION_2) :]
+    _, after_algorithm = _bounds(rest)
+    _, after_key = _bounds(rest[after_algorithm:], _OCTET_STRING)
+    body = _VERSION_1 + rest[: after_algorithm + after_key]
+    size = len(body)
+    octets = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return b"\x30" + (octets if size < 0x80 else bytes((0x80 | len(octets),)) + octets) + body
+
+
 def _read_element(der: bytes) -> bytes:
-    """The first element of `der`: a SEQUENCE with a definite length (X.690 section 8.1). Raises ValueError."""
-    if len(der) < 2 or der[0] != 0x30:
+    """The first element of `der`, a SEQUENCE. Raises ValueError."""
+    return der[: _bounds(der)[1]]
+
+
+def _bounds(der: bytes, tag: int = _SEQUENCE) -> tuple[int, int]:
+    """Where the value of the first element of `der` begins and ends: one of this tag with a definite length (X.690
+    section 8.1). Raises ValueError."""
+    if len(der) < 2 or der[0] != tag:
         raise ValueError
     size, at = der[1], 2
     if size >= 0x80:
@@ -100,4 +127,4 @@ def _read_element(der: bytes) -> bytes:
         size = int.from_bytes(der[2:at], "big")
     if len(der) < at + size:
         raise ValueError
-    return der[: at + size]
+    return at, at + size

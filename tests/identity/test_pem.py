@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ssl
 import time
 from collections.abc import Callable
@@ -123,6 +124,39 @@ def test_keys_of_every_kind_are_found(make: Callable[[], Any], form: PrivateForm
 def test_what_is_not_complete_is_refused(damaged: bytes) -> None:
     with pytest.raises(ValueError):
         read_certificates(damaged)
+
+
+# RFC 8410 section 10.3: one key in both versions of PKCS#8, the second with an attribute and its public key.
+EXAMPLE = base64.b64decode("MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC")
+EXAMPLE_2 = base64.b64decode(
+    "MHICAQEwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhCoB8wHQYKKoZIhvcNAQkJFDEPDA1DdXJkbGUgQ2hhaXJzgSEA"
+    "Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE="
+)
+
+
+def test_a_key_with_its_public_key_is_written_without() -> None:
+    assert find_private_key(to_pem("PRIVATE KEY", EXAMPLE_2)) == to_pem("PRIVATE KEY", EXAMPLE)
+    large = rsa.generate_private_key(65_537, 2_048)
+    der = large.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    public = b"\x81\x03\x00ab"
+    size = len(der) - 4 + len(public)
+    newer = b"\x30\x82" + size.to_bytes(2, "big") + der[4:].replace(b"\x02\x01\x00", b"\x02\x01\x01", 1) + public
+    assert find_private_key(to_pem("PRIVATE KEY", newer)) == to_pem("PRIVATE KEY", der)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(EXAMPLE_2[:-1], id="cut"),
+        pytest.param(b"\x30\x03\x02\x01\x01", id="no algorithm"),
+        pytest.param(b"\x30\x0a\x02\x01\x01" + EXAMPLE_2[5:12], id="no key"),
+        pytest.param(EXAMPLE_2.replace(b"\x04\x22\x04", b"\x03\x22\x04"), id="another type"),
+    ],
+)
+def test_a_damaged_key_of_version_2_is_refused(damaged: bytes) -> None:
+    with pytest.raises(ValueError, match="not valid PEM"):
+        find_private_key(to_pem("PRIVATE KEY", damaged))
 
 
 def test_a_damaged_key_is_refused() -> None:
