@@ -82,7 +82,7 @@ def objects(
 ) -> list[dict[str, Any]]:
     """The objects of these options. Raises UsageError."""
     from meshproxy.config import values
-    from meshproxy.injection.settings import read_quantity, read_release
+    from meshproxy.injection.settings import read_memory, read_release
     from meshproxy.installation.choices import Choices, Injection
     from meshproxy.installation.parts import INSTALLATION, Part, installation
 
@@ -107,7 +107,7 @@ def objects(
             namespace=control_namespace,
             service_account=service_account,
             login_secret=login_secret,
-            memory_limit=_options.read(read_quantity, memory_limit, "--memory-limit"),
+            memory_limit=_options.read(read_memory, memory_limit, "--memory-limit"),
             control_plane=control_plane,
             control_plane_id=control_plane_id,
             server=server,

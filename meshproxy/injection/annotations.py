@@ -9,7 +9,7 @@ from typing import Any
 from meshproxy.config import values
 from meshproxy.config.problems import closest
 from meshproxy.injection.capture import MAX_PORT
-from meshproxy.injection.settings import Resources, Settings, amount, read_image, read_quantity, read_whole
+from meshproxy.injection.settings import Resources, Settings, amount, read_cpu, read_image, read_memory, read_whole
 from meshproxy.log_level import LEVELS
 
 PREFIX = "config.meshproxy.dev/"
@@ -73,15 +73,15 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "access-log": ("access_log", _word("stdout", "off")),
     "capture": ("is_captured", _switch),
     "container": ("container", values.read_name),
-    "cpu-limit": ("cpu_limit", read_quantity),
-    "cpu-request": ("cpu_request", read_quantity),
+    "cpu-limit": ("cpu_limit", read_cpu),
+    "cpu-request": ("cpu_request", read_cpu),
     "drain-hook": ("has_drain_hook", _switch),
     "drain-timeout": ("drain_timeout", values.read_duration_or_zero),
     "image": ("image", read_image),
     "inbound": ("is_inbound", _switch),
     "log-level": ("log_level", _word(*LEVELS)),
-    "memory-limit": ("memory_limit", read_quantity),
-    "memory-request": ("memory_request", read_quantity),
+    "memory-limit": ("memory_limit", read_memory),
+    "memory-request": ("memory_request", read_memory),
     "outbound": ("is_outbound", _switch),
     "outbound-ports": ("outbound_ports", _ports),
     "probes": ("probes_sidecar", lambda text: _word("keep", "sidecar")(text) == "sidecar"),

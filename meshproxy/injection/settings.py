@@ -27,6 +27,8 @@ UNITS = {
     "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40,
 }  # fmt: skip
 """Of quantities."""
+LEAST_MEMORY = 1 << 20
+"""Bytes: with less the unit is missing, or is another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +100,20 @@ def read_whole(text: str, least: int, most: int) -> int:
     return int(text)
 
 
-def read_quantity(text: str) -> str:
-    """An amount of processor time or memory, as Kubernetes writes it. Raises ValueError."""
-    if not _QUANTITY.fullmatch(text) or amount(text) == 0:
-        raise ValueError(f'expected an amount such as "250m", "1" or "64Mi", got {values.shown(text)}')
+def read_cpu(text: str) -> str:
+    """An amount of processor time, as Kubernetes writes it. Raises ValueError."""
+    match = _QUANTITY.fullmatch(text)
+    if match is None or match[2] not in (None, "m") or amount(text) == 0:
+        raise ValueError(f'expected an amount of processor time such as "250m" or "1", got {values.shown(text)}')
+    return text
+
+
+def read_memory(text: str) -> str:
+    """An amount of memory, as Kubernetes writes it. Raises ValueError."""
+    match = _QUANTITY.fullmatch(text)
+    if match is None or amount(text) < LEAST_MEMORY:
+        why = ': "m" is a thousandth of a byte' if match is not None and match[2] == "m" else ""
+        raise ValueError(f'expected an amount of memory such as "64Mi" or "1Gi", got {values.shown(text)}{why}')
     return text
 
 

@@ -85,7 +85,7 @@ class Choices:
             values.read_name(name)
         if self.login_secret is not None:
             values.read_name(self.login_secret)
-        if settings.amount(settings.read_quantity(self.memory_limit)) < settings.amount(MEMORY_REQUEST):
+        if settings.amount(settings.read_memory(self.memory_limit)) < settings.amount(MEMORY_REQUEST):
             raise ValueError(f"the memory limit {self.memory_limit} is below what is requested, {MEMORY_REQUEST}")
         values.read_endpoint_address(self.address)
         if not values.read_spiffe_id(self.identity).startswith(f"spiffe://{self.trust_domain}/"):

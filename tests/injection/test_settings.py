@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from meshproxy.injection.settings import Settings, amount, read_image, read_quantity, read_release, read_whole
+from meshproxy.injection.settings import (
+    Settings,
+    amount,
+    read_cpu,
+    read_image,
+    read_memory,
+    read_release,
+    read_whole,
+)
 from tests.injection.pods import SETTINGS
 
 
@@ -20,15 +28,32 @@ def test_what_is_no_release(text: str) -> None:
         read_release(text)
 
 
-@pytest.mark.parametrize(("text", "value"), [("50m", 0.05), ("64Mi", 64 << 20), ("1", 1), ("0.5", 0.5), ("2G", 2e9)])
-def test_quantities(text: str, value: float) -> None:
-    assert amount(read_quantity(text)) == value
+@pytest.mark.parametrize(("text", "value"), [("50m", 0.05), ("1", 1), ("0.5", 0.5)])
+def test_processor_time(text: str, value: float) -> None:
+    assert amount(read_cpu(text)) == value
+
+
+@pytest.mark.parametrize(("text", "value"), [("64Mi", 64 << 20), ("2G", 2e9), ("1048576", 1 << 20)])
+def test_memory(text: str, value: float) -> None:
+    assert amount(read_memory(text)) == value
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1e3", "64 Mi", "64mi", "Mi", "1\n"])
-def test_what_is_no_quantity(text: str) -> None:
-    with pytest.raises(ValueError, match="expected an amount"):
-        read_quantity(text)
+def test_what_is_no_amount(text: str) -> None:
+    with pytest.raises(ValueError, match="expected an amount of processor time"):
+        read_cpu(text)
+    with pytest.raises(ValueError, match="expected an amount of memory"):
+        read_memory(text)
+
+
+def test_an_amount_of_something_else() -> None:
+    for text in ("64Mi", "1G"):
+        with pytest.raises(ValueError, match='such as "250m"'):
+            read_cpu(text)
+    with pytest.raises(ValueError, match='got "512m": "m" is a thousandth of a byte'):
+        read_memory("512m")
+    with pytest.raises(ValueError, match='such as "64Mi" or "1Gi", got "512"'):
+        read_memory("512")
 
 
 def test_whole_numbers() -> None:
