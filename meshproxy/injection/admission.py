@@ -7,6 +7,7 @@ with `failurePolicy: Ignore` it would let the pod pass without a sidecar.
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -20,6 +21,9 @@ from meshproxy.injection.settings import Settings
 VERSION = "admission.k8s.io/v1"
 BYTES = 8 << 20
 """Of a review. The API server takes objects of up to 3 MiB, and may write each character of theirs with several."""
+VALUES = 250_000
+"""Of a review, at most: objects, and members and elements beyond the first of each. A pod that etcd takes (1.5 MiB) has
+half of that at the very most. Strangers may ask, too, and 8 MiB of `[],` are 350 MB of lists and 18 s of work."""
 WARNING_CHARACTERS = 256
 """The API server cuts longer ones once all are over 4 KiB together."""
 WARNINGS = 8
@@ -79,6 +83,8 @@ def too_large() -> Verdict:
 
 def decide(body: bytes, settings: Settings) -> Verdict:
     """The verdict on one review. Never raises."""
+    if _has_too_many_values(body):
+        return _unreadable(_uid(body), f"the AdmissionReview has more than {VALUES} values", 413)
     try:
         review = msgspec.json.decode(body, type=Review)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -93,7 +99,7 @@ def decide(body: bytes, settings: Settings) -> Verdict:
         return _unreadable(request.uid, text, 400)
     name = _called(request.object)
     fields: dict[str, object] = {"pod": name, "namespace": request.namespace}
-    match inject(request.object, request.namespace, settings):
+    match inject(request.object, request.namespace, settings, in_place=True):
         case Injected(patch=patch, warnings=warnings):
             answer: dict[str, object] = {"uid": request.uid, "allowed": True}
             # A patch type without a patch, and the other way round, are failures of the call.
@@ -122,6 +128,22 @@ def _denial(uid: str, text: str, code: int, reason: str) -> dict[str, object]:
 
 def _review(response: dict[str, object]) -> bytes:
     return msgspec.json.encode({"apiVersion": VERSION, "kind": "AdmissionReview", "response": response})
+
+
+_STRING = re.compile(rb'(?s)"[^"\\]*+(?:\\.[^"\\]*+)*+"?')
+"""One that does not end goes to the end: it is looked at once."""
+
+
+def _has_too_many_values(body: bytes) -> bool:
+    """Before any of them is made. Marks in strings are told from others only where there are many."""
+    if _marks(body) <= VALUES:
+        return False
+    is_full = body.count(b'"') - body.count(b'\\"') > 4 * VALUES  # quotes: there are two strings in a member
+    return is_full or _marks(_STRING.sub(b"", body)) > VALUES
+
+
+def _marks(text: bytes) -> int:
+    return text.count(b",") + text.count(b"{") + text.count(b"[")
 
 
 class _WithUid(msgspec.Struct, frozen=True):

@@ -27,19 +27,20 @@ class Undo:
 
 
 class Draft:
-    """A copy of a pod, with changes.
+    """A pod with changes: a copy of it.
 
     Attributes:
         pod: with the changes made so far.
         patch: the operations that lead there.
     """
 
-    def __init__(self, pod: object, text_of: TextOf | None = None) -> None:
+    def __init__(self, pod: object, text_of: TextOf | None = None, *, in_place: bool = False) -> None:
         """
         Args:
             text_of: None: what is replaced is noted down as JSON.
+            in_place: nobody else has this pod: it is changed itself.
         """
-        self.pod: Any = copy.deepcopy(pod)
+        self.pod: Any = pod if in_place else copy.deepcopy(pod)
         self.patch: list[Operation] = []
         self.undo = Undo()
         self._text_of = text_of if text_of is not None else self._as_json

@@ -70,7 +70,13 @@ class _CannotInject(Exception):
 
 
 def inject(
-    content: object, namespace: str, settings: Settings, *, owner: Owner | None = None, text_of: TextOf | None = None
+    content: object,
+    namespace: str,
+    settings: Settings,
+    *,
+    owner: Owner | None = None,
+    text_of: TextOf | None = None,
+    in_place: bool = False,
 ) -> Injected | Skipped | Refused:
     """Decide about one pod, and change a copy of it. One that has a sidecar is skipped, so twice is the same as once.
 
@@ -79,6 +85,7 @@ def inject(
         namespace: of the pod.
         owner: the object that makes pods of this template. None: as the pod says.
         text_of: how what is replaced is noted down (`Draft`).
+        in_place: `content` may be changed.
     """
     try:
         pod = read_pod(content)
@@ -95,7 +102,7 @@ def inject(
         problems.append(str(error))
     if problems:
         return Refused(tuple(problems))
-    return _carry_out(plan, Draft(content, text_of), settings, choices, pod.name or owner.name)
+    return _carry_out(plan, Draft(content, text_of, in_place=in_place), settings, choices, pod.name or owner.name)
 
 
 def _misplaced(pod: Pod) -> list[str]:

@@ -98,6 +98,23 @@ def test_the_uid_is_returned_where_there_is_one() -> None:
     assert response(decide(b'{"request": {"uid": 1}}', SETTINGS))["uid"] == ""
 
 
+@pytest.mark.parametrize("value", ["[]", "{}", '""', "1", '{"a":1}', '"\\\\"'])
+def test_more_values_than_a_pod_can_have_are_not_made(value: str) -> None:
+    """Whoever reaches the webhook may send 8 MiB of them: 350 MB of lists, and 18 s of work."""
+    content = review().decode()
+    many = ",".join([value] * 600_000)
+    verdict = decide(content.replace('"object":', f'"x":[{many}],"object":', 1).encode(), SETTINGS)
+    found = response(verdict)
+    assert (verdict.outcome, found["status"]["code"]) == (Outcome.UNREADABLE, 413)
+    assert "more than 250000 values" in found["status"]["message"]
+    assert found["uid"] == "705ab4f5-6393-11e8-b7cc-42010a800002"
+
+
+def test_marks_within_strings_are_no_values() -> None:
+    content = pod(annotations={"numbers": "1,2,[{" * 100_000 + '"\\'})
+    assert decide(review(content), SETTINGS).outcome is Outcome.INJECTED
+
+
 def test_no_pod_and_a_huge_one() -> None:
     contents: tuple[Any, ...] = ({}, [], {"metadata": {"generateName": 1}}, "pod")
     for content in contents:

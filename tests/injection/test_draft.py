@@ -16,6 +16,16 @@ def changed(before: Any, *changes: tuple[str, tuple[str, ...], Any]) -> Draft:
     return draft
 
 
+def test_a_pod_that_nobody_else_has_is_changed_itself() -> None:
+    for in_place in (True, False):
+        content: dict[str, object] = {"spec": {}}
+        draft = Draft(content, in_place=in_place)
+        draft.put(("spec", "a"), 1)
+        assert draft.pod == {"spec": {"a": 1}}
+        assert (draft.pod is content) is in_place
+        assert content == ({"spec": {"a": 1}} if in_place else {"spec": {}})
+
+
 def test_members_are_added_and_replaced() -> None:
     draft = changed({"a": {"b/c": 1}}, ("put", ("a", "b/c"), 2), ("put", ("a", "d~"), 3))
     assert draft.patch == [
