@@ -445,7 +445,13 @@ def _unverified(error: ssl.SSLCertVerificationError) -> CertificateError:
         return CertificateError(
             "expired", f"a CA certificate in our chain is outside its validity ({error.verify_message}): renew it"
         )
-    if error.verify_code in (2, 18, 19, 20, 21):
+    if error.verify_code == 18:
+        return CertificateError(
+            "untrusted",
+            "our own certificate is self-signed, or looks so, as its subject is the name of its authority and it has "
+            "no authority key identifier: an authority of the trust bundle must issue it, for another subject",
+        )
+    if error.verify_code in (2, 19, 20, 21):
         return _untrusted()
     return CertificateError("untrusted", f"our own certificate does not verify: {error.verify_message}")
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509 import load_der_x509_certificate
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509 import AuthorityKeyIdentifier, CertificateBuilder, load_der_x509_certificate
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from meshproxy.config import unreadable
@@ -397,6 +398,24 @@ def test_the_fingerprint_tells_changes() -> None:
     ]
     assert credentials().fingerprint == given.fingerprint
     assert len({given.fingerprint, *(other.fingerprint for other in others)}) == 5
+
+
+def test_a_certificate_with_the_name_of_its_authority() -> None:
+    """As rcgen makes it, whose names are all the same."""
+    issued = load_der_x509_certificate(LEAF.der)
+    builder = CertificateBuilder(
+        CA.certificate.subject,
+        CA.certificate.subject,
+        issued.public_key(),
+        issued.serial_number,
+        issued.not_valid_before_utc,
+        issued.not_valid_after_utc,
+        [extension for extension in issued.extensions if not isinstance(extension.value, AuthorityKeyIdentifier)],
+    )
+    leaf = builder.sign(CA._key, SHA256()).public_bytes(serialization.Encoding.PEM)
+    with pytest.raises(CertificateError, match="or looks so, as") as caught:
+        own_identity(Credentials(leaf, LEAF.key_pem, CA.bundle_pem), DOMAIN, time())
+    assert caught.value.reason == "untrusted"
 
 
 @pytest.mark.parametrize("uses", [{}, {"calls": False}, {"serves": False}], ids=["both", "serves", "calls"])
