@@ -75,10 +75,10 @@ def examine(paths: Sequence[str], stdin: bytes | None = None, *, is_partial: boo
     where = ", ".join([*paths, *([STDIN] if stdin is not None else [])])
     kinds = {each.kind for each in parsed.placed}
     is_partial = is_partial or bool(kinds and not kinds & {"MeshConfig", "Sidecar"})
-    if parsed.placed or parsed.problems:
+    if parsed.placed:
         found = check_set(parsed.placed, is_whole=parsed.is_whole, where=where, is_partial=is_partial)
         parsed.problems.extend(map(_with_option, islice(found, PROBLEMS)))
-    else:
+    elif not parsed.problems:
         parsed.problems.append(Problem(where, 0, "", "", "no document of meshproxy is here", Code.MISSING_DOCUMENT))
     if parsed.is_whole:
         parsed.problems.extend(islice(_suspicions(parsed, where, is_partial=is_partial), PROBLEMS))

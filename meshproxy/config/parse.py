@@ -217,6 +217,10 @@ def _document(node: Node, folder: Path, report: Report) -> Any:
         report(node.line, "", message, Code.UNKNOWN_DOCUMENT)
         return None
     version, kind = node.value.get("apiVersion"), node.value.get("kind")
+    if version is None and kind is None:
+        message = f"is none of meshproxy: it has neither apiVersion ({API_VERSION}) nor kind ({', '.join(_KINDS)})"
+        report(node.line, "", message, Code.UNKNOWN_DOCUMENT)
+        return None
     if version is None:
         report(node.line, "apiVersion", f"is missing: expected {API_VERSION}", Code.UNKNOWN_DOCUMENT)
     elif version.value != API_VERSION and version.value is not BROKEN:

@@ -60,6 +60,11 @@ class TestParts:
             assert [line for line in said(check(text)) if "no document of meshproxy is here" in line]
 
 
+@pytest.mark.parametrize("text", ["server: {port: 8500}\n", '{"keys": []}', "hello\n", "[1, 2]\n"])
+def test_a_file_of_something_else_is_told_once(check: Check, text: str) -> None:
+    assert codes(check(text)) == ["UNKNOWN_DOCUMENT"]
+
+
 class TestManifests:
     def test_the_project_s_own(self) -> None:
         found = examine([str(DEPLOY / "kubernetes" / "tensorflow-serving.yaml")])

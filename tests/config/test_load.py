@@ -126,8 +126,7 @@ def test_problems_of_a_list_have_their_places(tmp_path: Path) -> None:
         (3, "document 1", "item"),
         (5, "ModelRole/r", "metadata.uidd"),
         (5, "ModelRole/r", "spec.rules"),
-        (6, "document 1, item 2", "apiVersion"),
-        (6, "document 1, item 2", "kind"),
+        (6, "document 1, item 2", ""),
         (7, "document 1", "items[2]"),
         (9, "document 2", "apiVersion"),
         (9, "document 2", "kind"),
@@ -157,7 +156,7 @@ def test_a_key_set_in_the_folder_is_no_document(tmp_path: Path) -> None:
     (tmp_path / "first.yaml").write_text(FIRST.read_text())
     (tmp_path / "jwks.json").write_text('{"keys": [{"kty": "RSA", "on": 1}]}')
     assert load([tmp_path]).sidecar.metadata.name == "first"
-    assert problems(tmp_path / "first.yaml", tmp_path / "jwks.json")[0].message.startswith("is missing")
+    assert problems(tmp_path / "first.yaml", tmp_path / "jwks.json")[0].message.startswith("is none of meshproxy")
     (tmp_path / "jwks.json").write_text('{"keys": [], "kind": "ModelRole"}')
     assert problems(tmp_path)
 
@@ -209,8 +208,7 @@ spec: {inbound: {server: here}, identity: {files: {}}}
         (17, "document 3", "kind"),
         (20, "document 4", ""),
         (22, "document 5", "apiVersion"),
-        (26, "document 6", "apiVersion"),
-        (26, "document 6", "kind"),
+        (26, "document 6", ""),
         (31, "Sidecar/s", "spec.identity.files.certificate"),
         (31, "Sidecar/s", "spec.identity.files.key"),
         (31, "Sidecar/s", "spec.identity.files.trustBundle"),
