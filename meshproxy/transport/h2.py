@@ -53,7 +53,7 @@ MUCH = 4_096
 
 
 class Slices(NamedTuple):
-    """How much of a read is processed at once, before others have their turns."""
+    """How much of a read is processed at once."""
 
     first: int
     """Frames of the first slice of a connection: what they cost is not known yet."""
@@ -62,14 +62,17 @@ class Slices(NamedTuple):
     seconds: float
     """Processor time, about. A connection whose slices take longer gets fewer frames in each (`H2Driver._weigh`); one
     frame is the least."""
+    turn: float
+    """Processor time of the slices together after which others have their turns."""
 
 
-REQUESTS = Slices(8, SLICE_FRAMES, 0.001)
+REQUESTS = Slices(8, SLICE_FRAMES, 0.001, 0.0)
 """Of what a client sends: two or three ordinary calls on a slow processor."""
-SHED_REQUESTS = Slices(8, 1_024, 0.003)
+SHED_REQUESTS = Slices(8, 1_024, 0.003, 0.0)
 """The same while requests are shed: the more are refused at once, the less each takes."""
-ANSWERS = Slices(128, 1_024, 0.003)
-"""Of what a server sends. Answers that came together are written together."""
+ANSWERS = Slices(128, 128, 0.003, 0.005)
+"""Of what a server sends. A hundred ordinary answers do not wait: a turn comes once in an iteration of the loop, which
+is long under load."""
 
 
 class H2Stream(Generic[SinkT]):
@@ -221,8 +224,7 @@ class H2Driver(Connection, Generic[StreamT]):
             if codec.out and not self.is_dirty:
                 self.touch()
             if codec.has_more:
-                self._hold(codec.pending)
-                shared.turns.add(self._take_turn)
+                self.go_on()
             if shared.outbox.room <= 0:
                 shared.outbox.flush()
 
@@ -238,18 +240,32 @@ class H2Driver(Connection, Generic[StreamT]):
             self._hold(codec.pending)
             return
         began = thread_time()
-        if codec.joins:
-            self.dispatch_whole(codec.receive(data, now))
-        else:
-            self._dispatch(codec.receive(data, now))
-        if codec.out:
-            self.touch()
-        self._weigh(thread_time() - began)
+        until = began + self.slices.turn
+        while True:
+            if codec.joins:
+                self.dispatch_whole(codec.receive(data, now))
+            else:
+                self._dispatch(codec.receive(data, now))
+            if codec.out:
+                self.touch()
+            ended = thread_time()
+            self._weigh(ended - began)
+            if not codec.has_more or ended >= until or self.is_closing:
+                break
+            began, data = ended, b""
         if codec.has_more:
-            self._hold(codec.pending)
-            self.shared.turns.add(self._take_turn)
+            self._wait()
         elif self._pending:
             self._hold(0)
+
+    def go_on(self) -> None:
+        """A small read had more than a slice."""
+        self._wait()
+
+    def _wait(self) -> None:
+        """For the turn of this connection: input is left."""
+        self._hold(self.codec.pending)
+        self.shared.turns.add(self._take_turn)
 
     def _hold(self, pending: int) -> None:
         """So many bytes wait for the turn of this connection."""

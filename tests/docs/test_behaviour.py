@@ -260,8 +260,10 @@ def test_what_is_bounded_without_a_name() -> None:
     assert {f"{bound} each" for bound in bounds} == {models}
     for whose, slices in (("client", REQUESTS), ("server", ANSWERS)):
         bound = said[f"HTTP/2 frames of one {whose} connection that are processed at once"]
-        assert bound.startswith(f"{slices.most}; {slices.first} at first")
+        first = "" if slices.first == slices.most else f"{slices.first} at first and "
+        assert bound.startswith(f"{slices.most}; {first}fewer")
         assert f" {slices.seconds * 1e3:.0f} ms " in bound
+    assert f" {ANSWERS.turn * 1e3:.0f} ms in all" in bound
     reads = said["a read of HTTP/1.1, or of TLS"]
     assert reads.startswith(f"{READ_BYTES >> 10} KiB {BODY_BYTES >> 10} KiB ")
     assert f" {LEAST_READ >> 10} KiB " in reads
