@@ -178,7 +178,7 @@ class SidecarSpec(Part, frozen=True, kw_only=True):
     """How it is written."""
     access_log: AccessLog = "stdout"
     """Where one line per request goes: `stdout`, `"off"` (in quotes: YAML reads the bare word as false), or a file's
-    path, which must contain a `/`."""
+    path, which must contain a `/`. `/dev/stdout` is `stdout`."""
     express_lane: bool = True
     """Whether requests that repeat earlier ones of their connection, REST over HTTP/1.1 and gRPC, are carried by a plan
     that was made of those, for about half of the CPU. Nothing else changes by it; false is for finding out whether that
@@ -202,6 +202,8 @@ class SidecarSpec(Part, frozen=True, kw_only=True):
                 )
             if self.control_plane.join_token or self.control_plane.service_account_token:
                 raise ValueError('with "identity", no certificate is asked for: "controlPlane" needs no token')
+        if self.audit_log == self.access_log and "/" in self.audit_log and not self.audit_log.startswith("/dev/"):
+            raise ValueError('"accessLog" and "auditLog" are one file, and its lines no chain: give each its own')
         taken = {port: f"port {port} is used by the control plane" for port in CONTROL_PLANE_PORTS}
         for name, part in (("inbound", self.inbound), ("outbound", self.outbound), ("admin", self.admin)):
             if part is not None and part.listen.port:

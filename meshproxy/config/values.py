@@ -517,6 +517,8 @@ def resolve_path(folder: Path, path: str) -> str:
 def read_access_log(value: object) -> str:
     """`stdout`, `off`, or the path of a file, which must contain a `/` so that a typo does not name a file."""
     text = read_path(value)
+    if text == "/dev/stdout":  # Envoy's; it cannot be opened if it is a socket, as under systemd, or another user's
+        return "stdout"
     if text in ("stdout", "off") or "/" in text:
         return text
     raise ValueError(

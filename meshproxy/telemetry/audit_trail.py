@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from meshproxy.config.telemetry import is_collector
 from meshproxy.telemetry.audit_sink import AuditFile, AuditStream, is_stream
 from meshproxy.telemetry.audit_writer import AuditWriter
+from meshproxy.telemetry.line_writer import open_unblocked
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -41,7 +42,7 @@ def open_trail(where: str, settings: Settings, name: str, worker: int | None = N
         return AuditWriter(_collector(where, writer), writer, key=key)
     path = Path(where)
     if is_stream(path):
-        return AuditWriter(AuditStream(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)), writer, key=key)
+        return AuditWriter(AuditStream(open_unblocked(path, 0)), writer, key=key)
     if worker is not None:
         path = path.with_name(f"{path.stem}-{worker}{path.suffix}")
     file = AuditFile(path, fsync=settings.fsync, rotate_bytes=settings.rotate_bytes or 0, keep=settings.keep_files)

@@ -7,6 +7,7 @@ go to the same pipe. Buffered lines are written first and never truncated.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -178,6 +179,15 @@ def own_descriptor(number: int) -> tuple[int, bool]:
     return os.dup(number), False
 
 
+def open_unblocked(path: Path, flags: int) -> int:
+    """Open what may be a pipe, with `flags` beside those that it takes. Raises OSError, which says what to do."""
+    try:
+        return os.open(path, flags | os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise OSError(errno.ENXIO, "nobody reads this pipe yet: start its reader first", str(path)) from None
+        raise
+
+
 def _open(path: Path) -> int:
-    # Non-blocking: the path may name a pipe.
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o640)
+    return open_unblocked(path, os.O_APPEND | os.O_CREAT)

@@ -25,6 +25,14 @@ def test_workers_have_admin_ports_of_their_own() -> None:
     assert spec_of(workers=7).worker_ports[-1] == 18509
 
 
+def test_the_trail_has_a_file_of_its_own() -> None:
+    for both in ("stdout", "off", "/dev/null"):
+        assert spec_of(accessLog=both, auditLog=both).audit_log == both
+    assert spec_of(accessLog="./a.log", auditLog="./b.log").audit_log == "./b.log"
+    with pytest.raises(msgspec.ValidationError, match="are one file"):
+        spec_of(accessLog="./a.log", auditLog="./a.log")
+
+
 def test_a_sidecar_joins_in_one_way() -> None:
     address = {"host": "a", "port": 1}
     control = {"address": address, "spiffeId": "spiffe://d/c", "trustBundle": "b", "folder": "f"}

@@ -268,6 +268,7 @@ def test_what_is_no_url(bad: object) -> None:
 def test_an_access_log_is_a_word_or_something_that_looks_like_a_path() -> None:
     for text in ("stdout", "off", "./access.log", "/var/log/mesh"):
         assert values.read_access_log(text) == text
+    assert values.read_access_log("/dev/stdout") == "stdout"
     for bad in ("stdot", "access.log", "logs/", "", False, None):
         with pytest.raises(ValueError):
             values.read_access_log(bad)

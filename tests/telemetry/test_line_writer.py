@@ -213,6 +213,12 @@ def test_a_rotation_that_fails_leaves_the_old_file_in_use(tmp_path: Path) -> Non
     assert (tmp_path / "moved" / "access.log").read_bytes() == b"one\n"
 
 
+def test_a_pipe_without_a_reader_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="nobody reads this pipe yet"):
+        LineWriter.file(tmp_path / "pipe")
+
+
 def test_standard_output_is_not_reopened(capfd: pytest.CaptureFixture[str]) -> None:
     writer = LineWriter.stdout()
     writer.reopen()
