@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The second example key of RFC 8410, which brings its public key along: cryptography, and what is built on it, refuse it.
+# The second example key of RFC 8410, which brings its public key: cryptography, and what is built on it, refuse it.
 #
 # Expected: RFC 5958 section 2 has an optional public key in PKCS#8, and RFC 8410 section 10.3 an Ed25519 key so, beside
 #   the same key without. Rust's ring and rcgen (0.14.10) write all their Ed25519 keys so. Libraries read both.
-# Happens: cryptography reads the first only: "Could not deserialize key data. The data may be in an incorrect format, it
-#   may be encrypted ...". So do PyJWT, joserfc and jwcrypto. pyOpenSSL reads both, with the OpenSSL 4.0 of the very same
-#   wheel, and so do pycryptodome and asyncssh. (OpenSSL 3.0, with which Python's ssl, curl and Node 20 are built, cannot.)
+# Happens: cryptography reads the first only: "Could not deserialize key data. The data may be in an incorrect format,
+#   it may be encrypted ...". So do PyJWT, joserfc and jwcrypto. pyOpenSSL reads both, with the OpenSSL 4.0 of the very
+#   same wheel, and so do pycryptodome and asyncssh. (OpenSSL 3.0, and with it Node 20, cannot.)
 # Since: cryptography 50.0.2, PyJWT 2.15.1, joserfc 1.8.0, jwcrypto 1.6.1; pyOpenSSL 26.4.0, pycryptodome 4.4.0,
 #   asyncssh 2.24.1.
 # Matters: an identity or a signing key that a Rust program has made cannot be read by a Python one beside it, and the
@@ -34,8 +34,8 @@ from OpenSSL import crypto
 
 KEYS = {
     "without": "MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC",
-    "with": "MHICAQEwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhCoB8wHQYKKoZIhvcNAQkJFDEPDA1DdXJkbGUgQ2hhaXJz"
-    "gSEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=",
+    "with": "MHICAQEwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhCoB8wHQYKKoZIhvcNAQkJFDEPDA1DdXJkbGUg"
+    "Q2hhaXJzgSEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=",
 }
 LIBRARIES = {
     "cryptography": (lambda pem: load_pem_private_key(pem, None), False),
