@@ -159,6 +159,10 @@ class Code(StrEnum):
         "A bound of `request-success-rate` that is no percentage, or that a version without failures breaks.",
     )  # fmt: skip
     IDLE = "MP0612", Severity.WARNING, "A setting that changes nothing, because of another one or for want of it."
+    NOT_TRIED_AGAIN = (
+        "MP0613", Severity.WARNING,
+        "`tryTimeout` beside `retries` whose `reasons` leave `timeout` out: an attempt that it ends is not retried.",
+    )  # fmt: skip
     # Information
     NO_ROLE = (
         "MP0701", Severity.INFO,

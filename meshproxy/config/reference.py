@@ -34,9 +34,9 @@ Unknown fields are errors. So is YAML on which parsers disagree: duplicate keys,
 `off`, `yes`, `no`, `y` and `n`, dates, and numbers like `010`, `1e3` or `12:30`. Quote text that looks like one of
 these.
 
-A **duration** is `"250ms"`, `"5s"`, `"1m30s"`, `"1h"`, or a number of seconds. A **size** is a number of bytes, or one
-with `KiB`, `MiB` or `GiB`. A **path** is relative to the file that contains it. A **name** consists of lower-case
-letters, digits, `-` and `.`, as in Kubernetes.
+A **duration** is `"250ms"`, `"5s"`, `"1m30s"`, `"1h"`, or a number of seconds; in objects of Kubernetes that is a whole
+one: write `"500ms"` for 0.5. A **size** is a number of bytes, or one with `KiB`, `MiB` or `GiB`. A **path** is relative
+to the file that contains it. A **name** consists of lower-case letters, digits, `-` and `.`, as in Kubernetes.
 """
 
 

@@ -32,6 +32,7 @@ def warn_of_traffic(placed: Sequence[Placed]) -> Iterator[Problem]:
             yield from _cookie(each, each.document.spec.sticky, "sticky", of_tokens)
             yield from _weights(each)
             yield from _timeouts(each, request_timeout)
+            yield from _not_tried_again(each)
             if is_strict and (cors := find(each.node, "spec", "cors")) is not None:
                 message = "mtls is strict, and a browser presents no client certificate with a preflight"
                 message += ": browsers can call only through a gateway that has one"
@@ -83,6 +84,17 @@ def _timeouts(route: Placed, request_timeout: float | None) -> Iterator[Problem]
             node = find(route.node, "spec", *field.split(".")) or route.node
             message = f"{part:g}s is beyond {name}, {most:g}s: it never applies"
             yield route.at(node, f"spec.{field}", message, Code.TIMEOUTS)
+
+
+def _not_tried_again(route: Placed) -> Iterator[Problem]:
+    """Elsewhere the limit of an attempt is a reason for another: Envoy's `5xx`, `gateway-error` and `reset`."""
+    spec = route.document.spec
+    retries = spec.retries
+    if retries is None or retries.attempts == 1 or spec.try_timeout is None or "timeout" in retries.reasons:
+        return
+    node = find(route.node, "spec", "retries", "reasons") or find(route.node, "spec", "retries") or route.node
+    message = 'leaves "timeout" out: an attempt that "tryTimeout" ends is not retried, and the call fails'
+    yield route.at(node, "spec.retries.reasons", message, Code.NOT_TRIED_AGAIN)
 
 
 def _success_rates(rollout: Placed) -> Iterator[Problem]:

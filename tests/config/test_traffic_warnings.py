@@ -56,6 +56,23 @@ def test_time_limits_that_are_fine(check: Check, spec: str) -> None:
     assert codes(check(route(spec))) == []
 
 
+@pytest.mark.parametrize(
+    ("spec", "is_suspicious"),
+    [
+        ("tryTimeout: 1s, retries: {attempts: 3}", True),
+        ("tryTimeout: 1s, retries: {reasons: [gateway-error]}", True),
+        ("tryTimeout: 1s, retries: {reasons: [gateway-error, timeout]}", False),
+        ("tryTimeout: 1s, retries: {attempts: 1}", False),
+        ("tryTimeout: 1s", False),
+        ("retries: {attempts: 3}", False),
+    ],
+)
+def test_attempts_that_end_the_call(check: Check, spec: str, is_suspicious: bool) -> None:
+    why = 'leaves "timeout" out: an attempt that "tryTimeout" ends is not retried, and the call fails'
+    wanted = [f"4: ModelRoute/t: spec.retries.reasons: {why}"] if is_suspicious else []
+    assert said(check(route(spec)), "MP0613") == wanted
+
+
 CORS = "cors: {allowOrigins: ['https://app.example']}"
 
 
