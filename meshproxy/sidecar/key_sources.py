@@ -23,8 +23,8 @@ from meshproxy.identity.jose import BOM, load_object
 from meshproxy.identity.jwk import KEY_SET_BYTES
 from meshproxy.identity.keys import IssuerKeys
 from meshproxy.identity.load_balancer import KEY_BYTES, read_key
-from meshproxy.sidecar.http_get import KEY_SET, LOOPBACK, PEM, Access, FetchError, Url, fetch
-from meshproxy.transport.client import StatusError
+from meshproxy.sidecar.http_get import JSON, KEY_SET, LOOPBACK, PEM, Access, FetchError, Url, fetch
+from meshproxy.transport.client import ClientError, StatusError
 
 FILE_REFRESH = 10.0
 """Seconds after which a key set on disk is read again."""
@@ -96,7 +96,7 @@ def from_discovery(issuer: str, access: Access) -> Source:
 
     async def discover() -> bytes:
         try:
-            document = load_object((await fetch(ours, KEY_SET_BYTES, access)).removeprefix(BOM))
+            document = load_object((await _get("the OpenID configuration", ours, access, JSON)).removeprefix(BOM))
         except ValueError as error:
             raise FetchError(f"the OpenID configuration cannot be read: {error}") from None
         # Section 4.3: character for character, or one tenant of a host could speak for another.
@@ -114,9 +114,19 @@ def from_discovery(issuer: str, access: Access) -> Source:
             raise FetchError(f"the jwks_uri of the OpenID configuration: {error}") from None
         if problem := _why_not(theirs, ours, access):
             raise FetchError(f"the jwks_uri of the OpenID configuration {problem}")
-        return await fetch(theirs, KEY_SET_BYTES, access, KEY_SET)
+        return await _get("the keys at the jwks_uri of the OpenID configuration", theirs, access, KEY_SET)
 
     return discover
+
+
+async def _get(what: str, url: Url, access: Access, accept: bytes) -> bytes:
+    """One of two documents: which it was is said where it cannot be fetched."""
+    try:
+        return await fetch(url, KEY_SET_BYTES, access, accept)
+    except (ClientError, FetchError) as error:
+        is_none = accept is JSON and isinstance(error, StatusError) and error.http_status == 404
+        hint = ": an issuer that has none needs keys.url" if is_none else ""
+        raise FetchError(f"{what}: {error}{hint}") from error
 
 
 def _readable(text: str, access: Access) -> Url:

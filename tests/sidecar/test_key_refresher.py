@@ -45,7 +45,7 @@ async def test_whole_life_with_an_issuer() -> None:
         await refresher.refresh()
         assert verifier.verify(token, time() + 200).subject == "quoter"
         assert keys.ask("key-9", time() + 1000) is Ask.LATER
-        assert attempts == [None, "the response has status 503"]
+        assert attempts == [None, "the OpenID configuration: the response has status 503"]
 
 
 class Source:

@@ -178,6 +178,17 @@ async def test_discovery_that_is_not_followed(monkeypatch: pytest.MonkeyPatch, c
         await discover(monkeypatch, configuration)
 
 
+async def test_which_of_two_documents_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def get(url: Url, max_bytes: int, access: Access, accept: bytes) -> bytes:
+        if accept == JSON:
+            return json.dumps({"issuer": ISSUER, "jwks_uri": "https://keys.example/k"}).encode()
+        raise StatusError("the response has status 404", 404)
+
+    monkeypatch.setattr(key_sources, "fetch", get)
+    with pytest.raises(FetchError, match=r"^the keys at the jwks_uri .*: the response has status 404$"):
+        await from_discovery(ISSUER, UNTRUSTED)()
+
+
 async def test_discovery_inside_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     issuer = "http://keycloak.auth.svc:8080/realms/mlops"
     inside = Access(is_inside_cluster=True)
@@ -298,5 +309,7 @@ async def test_a_cluster_as_issuer(tmp_path: Path) -> None:
         assert json.loads(await source()) == keys.jwks()
         token.write_text("second.pod.token")
         assert json.loads(await source()) == keys.jwks()
-        with pytest.raises(StatusError, match="status 403: the server requires a token"):
+        with pytest.raises(FetchError, match=r"the OpenID configuration: .* status 403: the server requires a token"):
             await from_discovery(issuer, Access(ca_file))()
+        with pytest.raises(FetchError, match=r"^the OpenID configuration: .* status 404: .* needs keys.url$"):
+            await from_discovery(f"{issuer}/other", Access(ca_file, token))()
