@@ -11,6 +11,7 @@ call), 130 interrupted. `check` and `proxy-status` grade a mesh instead: 0 well,
 
 from __future__ import annotations
 
+import errno
 import importlib
 import keyword
 import pkgutil
@@ -25,8 +26,24 @@ FOUND = 3
 """Exit status of a command that worked and has a negative result."""
 
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: click's 1 is a failure, and a verdict of `check` and `upgrade`."""
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
 class _Commands(click.Group):
     """The modules of `meshproxy.cli`, and what is registered here."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted.", err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from None
+        except OSError as error:
+            if error.errno in FULL and error.filename is None:
+                raise click.ClickException(f"the output cannot be written: {error.strerror}") from None
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         modules = (module.name for module in pkgutil.iter_modules(meshproxy.cli.__path__))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -66,3 +67,30 @@ def test_a_command_loads_what_it_needs() -> None:
     loaded = modules_after("config", "check", "deploy/examples/first.yaml")
     assert {"yaml", "msgspec"} <= loaded
     assert not {"asyncio", "aiohttp", "grpc", "rich", "cryptography", "uvloop"} & loaded
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (KeyboardInterrupt(), 130, "Interrupted."),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "the output cannot be written: No space left on device"),
+    ],
+)
+def test_what_ends_every_command(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, words: str
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(main.commands["version"], "callback", fail)
+    result = CliRunner().invoke(main, ["version"])
+    assert result.exit_code == status
+    assert words in result.output
+
+
+def test_another_failure_of_files_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "a file of ours")
+
+    monkeypatch.setattr(main.commands["version"], "callback", fail)
+    assert isinstance(CliRunner().invoke(main, ["version"]).exception, OSError)
