@@ -9,7 +9,7 @@ from meshproxy.codec.h2.errors import ConnectionFault, ErrorCode, StreamFault
 from meshproxy.codec.h2.frames import ACK, MAX_WINDOW, RST_STREAM, SETTING, TWO_WORDS, WINDOW_UPDATE, WORD
 from meshproxy.codec.h2.heads import HeadReader
 from meshproxy.codec.h2.patience import Patience
-from meshproxy.codec.h2.stream import VERDICTS, Past, Verdict
+from meshproxy.codec.h2.stream import BODY, VERDICTS, Past, Verdict
 from meshproxy.codec.h2.whole import WholeMessages
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.role import Role
@@ -259,6 +259,18 @@ class ControlFrames(WholeMessages):
             self._stream_room += change
             for stream in self._streams.values():
                 stream.room += change
+        if self._limits.stream_window > frames.DEFAULT_WINDOW:
+            self._wake()
+
+    def _wake(self) -> None:
+        """Extend the window of a stream on which the peer has sent as much as it may without our SETTINGS. Some clients
+        (Ruby's http-2) take up the larger window, and yet hold the rest of the body until a WINDOW_UPDATE."""
+        for number, stream in self._streams.items():
+            if stream.receives == BODY and self._limits.stream_window - stream.room >= frames.DEFAULT_WINDOW:
+                extension = max(stream.owed, 1)
+                self.out.append(frames.window_update(number, extension))
+                stream.room += extension
+                stream.owed -= extension
 
     def _on_push_promise(
         self, flags: int, stream: int, data: bytes, start: int, stop: int, events: list[Event]

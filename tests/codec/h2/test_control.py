@@ -239,6 +239,30 @@ def test_a_smaller_window_counts_from_its_acknowledgement(talk: Callable[..., Ta
     assert (event.stream, event.code) == (3, ErrorCode.FLOW_CONTROL_ERROR)
 
 
+@pytest.mark.parametrize("consumed", [0, 30_000])
+def test_a_body_that_waits_for_the_larger_window_is_asked_for(talk: Callable[..., Talk], consumed: int) -> None:
+    """Ruby's http-2 holds it, whatever SETTINGS say, until a WINDOW_UPDATE. It gives out nothing beyond the window."""
+    window = 4 * frames.DEFAULT_WINDOW
+    server = talk(limits=Limits(stream_window=window, connection_window=4 * window), starts=False)
+    server.say(frames.PREFACE, frames.settings([]), server.head(1, server.POST), server.head(3, server.POST))
+    server.say(*[server.data(1, bytes(13_107))] * 5, *[server.data(3, bytes(13_106))] * 5)  # 3 may send more
+    server.connection.credit(1, consumed)
+    server.heard()
+    server.say(frames.SETTINGS_ACK)
+    (update,) = server.heard()
+    assert update == ("WINDOW_UPDATE", 0, 1, max(consumed, 1).to_bytes(4, "big"))
+
+    server.connection.credit(1, window // 2 - (1 if consumed else 0))
+    assert [frame for frame in server.heard() if frame.stream] == []
+    server.connection.credit(1, 1)
+    assert [frame.payload for frame in server.heard() if frame.stream] == [(window // 2).to_bytes(4, "big")]
+    left = window - 5 * 13_107 + max(consumed, 1) + window // 2
+    more = [server.data(1, bytes(min(10_000, left - sent))) for sent in range(0, left, 10_000)]
+    assert not any(isinstance(event, Failed) for event in server.say(*more))
+    (event,) = server.say(server.data(1, b"x"))
+    assert (event.stream, event.code) == (1, ErrorCode.FLOW_CONTROL_ERROR)
+
+
 def test_a_smaller_table_counts_from_its_acknowledgement(talk: Callable[..., Talk]) -> None:
     server = talk(limits=Limits(header_table_bytes=0), starts=False)
     server.say(frames.PREFACE, frames.settings([]))
