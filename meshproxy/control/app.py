@@ -10,6 +10,7 @@ import random
 import resource
 import signal
 import time
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,7 @@ from meshproxy.control.store import ISSUED_KEYS, FolderStore, StoreError
 from meshproxy.control.taps import TapService
 from meshproxy.control.web_port import web_port
 from meshproxy.control.webhook import Webhook
+from meshproxy.identity.caller import Workload
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.identity.trust_bundles import BundleSource, OtherBundles
 from meshproxy.telemetry.audit_trail import open_trail
@@ -87,6 +89,8 @@ logger = logging.getLogger(__name__)
 
 CONNECTIONS = 20_000
 """Sidecars that may be connected at once; further ones wait to be accepted."""
+MOST_OF_ONE = 0.75
+"""Of the connections, for one identity: one that was taken over keeps nobody else away."""
 OWN_DESCRIPTORS = 64
 """What they leave at least, as strangers may connect, too: 17 are open at rest, and documents, the authority and the
 port of probes take some."""
@@ -268,9 +272,12 @@ class ControlPlane:
             max_handshakes=HANDSHAKES,
             admits=self._admits if settings.connection_rate else None,
             stranger_seconds=STRANGER_SECONDS,
+            welcomes=self._welcomes,
         )
         rate = settings.connection_rate
         self._connections = Paces(rate, rate * CONNECTION_BURST)
+        self._connected: Counter[str] = Counter()
+        """Connections of each identity."""
         self.webhook: Webhook | None = None
         if settings.injector is not None:
             self.webhook = Webhook(settings.injector, self._reviewed, partial(self._exceeded, "webhook"))
@@ -517,6 +524,16 @@ class ControlPlane:
         """A handshake is the most that a stranger can cost: whoever connects again and again pays for it alone."""
         return self._connections.take(address, self._loop.time())
 
+    def _welcomes(self, info: ConnectionInfo) -> bool:
+        """No workload keeps all others out, whatever it became."""
+        identity, most = _identity(info), max(1, int(self.listener.max_connections * MOST_OF_ONE))
+        if self._connected[identity] < most:
+            return True
+        self.limit("identity_connections")
+        text = f"a connection of {identity} from {info.remote} is closed: {most}, the most of one identity, are open"
+        self.listener.shared.notices.info(logger, identity, self._loop.time(), text)
+        return False
+
     # listener.ListenerEvents
 
     def handshake(self, result: str, reason: str) -> None:
@@ -524,9 +541,15 @@ class ControlPlane:
 
     def connected(self, info: ConnectionInfo) -> None:
         self._free_pages.used()
+        if identity := _identity(info):
+            self._connected[identity] += 1
         self.metrics.open_connections.labels("control", info.protocol).value += 1
 
     def disconnected(self, info: ConnectionInfo) -> None:
+        if identity := _identity(info):
+            self._connected[identity] -= 1
+            if not self._connected[identity]:
+                del self._connected[identity]
         self.metrics.open_connections.labels("control", info.protocol).value -= 1
 
     def limit(self, name: str) -> None:
@@ -602,6 +625,11 @@ class ControlPlane:
             return self._tokens.waiting_tokens(now), self.store.progress(), ""
         except StoreError as error:
             return [], None, str(error)
+
+
+def _identity(info: ConnectionInfo) -> str:
+    """The SPIFFE id of a client; empty without a certificate."""
+    return info.peer.spiffe_id if isinstance(info.peer, Workload) else ""
 
 
 def allow_descriptors() -> int:

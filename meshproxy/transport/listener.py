@@ -140,6 +140,7 @@ class Listener:
         admits: Callable[[str], bool] | None = None,
         reads_original_destination: bool = False,
         stranger_seconds: float | None = None,
+        welcomes: Callable[[ConnectionInfo], bool] | None = None,
     ) -> None:
         """
         Args:
@@ -148,6 +149,7 @@ class Listener:
             admits: whether a connection from an IP address is set up; otherwise it is closed, before a handshake.
             reads_original_destination: of redirected connections (`ConnectionInfo.original`).
             stranger_seconds: for which clients may stay whom `identify` does not know (`Strangers`). None: as others.
+            welcomes: whether a client may stay, once it is known who it is; otherwise its connection is closed.
 
         Raises:
             ValueError: the port needs a context and has none.
@@ -165,6 +167,7 @@ class Listener:
         self.max_connections = max_connections
         self.max_handshakes = max_handshakes
         self.admits = admits
+        self.welcomes = welcomes
         self.reads_original_destination = reads_original_destination
         self.connections: set[H1Server | H2Server] = set()
         self._ages = certificate_age.CertificateAge(self.connections)
@@ -528,7 +531,9 @@ class ProtocolDetector(Reading):
             # What asyncio has read of the certificate is 2 KB, and of no use to us.
             (transport.get_extra_info("peercert") or {}).clear()
             certificate_age.note(self._info, tls, listener.shared.loop.time())
-        if alpn == "h2":
+        if listener.welcomes is not None and not listener.welcomes(self._info):
+            self._transport.abort()
+        elif alpn == "h2":
             self._become(H2Server, b"")
         elif alpn == "http/1.1":
             self._become(H1Server, b"")

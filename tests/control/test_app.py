@@ -12,13 +12,14 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from lightkube.models.meta_v1 import ObjectMeta
 
 from meshproxy.config.schema import MeshConfig
 from meshproxy.config.values import Address
 from meshproxy.control.app import CONNECTIONS, ControlPlane, allow_descriptors, most_clients, most_connections
 from meshproxy.control.attestation import make_token
-from meshproxy.control.authority import RequestRefused
+from meshproxy.control.authority import RequestRefused, SigningRequest, private_pem
 from meshproxy.control.cluster import connect, connect_blocking
 from meshproxy.control.objects import resource
 from meshproxy.control.plane import SIGNS_ON
@@ -280,6 +281,41 @@ async def test_whoever_shows_no_certificate_does_not_stay(tmp_path: Path, monkey
     await asyncio.gather(writer.wait_closed(), return_exceptions=True)
     control._stopping.set()
     await running
+
+
+async def test_one_identity_does_not_have_all_connections(tmp_path: Path) -> None:
+    control = ControlPlane(settings(tmp_path))
+    control.listener.max_connections = 4
+    control.listener.listen("127.0.0.1", 0)
+    host, _, port = control.listener.address.rpartition(":")
+
+    async def connect(name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        request = SigningRequest(key.public_key(), ())
+        issued = control.authority().issue(request, f"spiffe://m.example/ns/a/sa/{name}", time.time(), 600.0)
+        (tmp_path / name).write_bytes(issued.certificate_pem + private_pem(key))
+        context = ssl.create_default_context(cafile=str(tmp_path / CERTIFICATE))
+        context.check_hostname = False
+        context.set_alpn_protocols(["h2"])
+        context.load_cert_chain(tmp_path / name)
+        return await asyncio.open_connection(host, int(port), ssl=context)
+
+    held = [await connect("greedy") for _ in range(3)]
+    await until(lambda: len(control.listener.connections) == 3)
+    refused, writer = await connect("greedy")
+    with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+        await refused.readexactly(1)
+    assert control.metrics.limits_exceeded.labels("control", "identity_connections").value == 1
+    held += [(refused, writer), await connect("another")]
+    await until(lambda: len(control.listener.connections) == 4)
+    for _, each in held:
+        each.close()
+    await until(lambda: not control.listener.connections)
+    held.append(await connect("greedy"))
+    await until(lambda: len(control.listener.connections) == 1)
+    held[-1][1].close()
+    await asyncio.gather(*(each.wait_closed() for _, each in held), return_exceptions=True)
+    await control.listener.close()
 
 
 async def test_a_trust_domain_whose_bundle_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
