@@ -12,7 +12,8 @@ _START = re.compile(rb"(?:\A|\xef\xbb\xbf|[\r\n]|-----)[ \t]*-----BEGIN ")
 """A line begins with it, or the end of a block does not end its line. Comments may mention it."""
 _CERTIFICATES = frozenset({b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE"})
 """The last is OpenSSL's, with settings of its own behind the certificate, which are left out."""
-_PKCS8 = b"PRIVATE KEY"
+_PKCS8 = frozenset({b"PRIVATE KEY", b"Ed25519 PRIVATE KEY"})
+"""The second is cfssl's, which OpenSSL does not know and Go reads."""
 _SEQUENCE, _OCTET_STRING = 0x30, 0x04
 _VERSION_1, _VERSION_2 = b"\x02\x01\x00", b"\x02\x01\x01"
 """Of PKCS#8, as the INTEGER that a key begins with."""
@@ -47,7 +48,9 @@ def find_private_key(content: bytes) -> bytes | None:
                 return _BEGIN + label + _DASHES + b"\n" + block.strip() + b"\n" + _END + label + _DASHES + b"\n"
             try:
                 der = _decode(block)
-                return to_pem(label.decode("latin-1"), _in_version_1(der) if label == _PKCS8 else der)
+                if label in _PKCS8:
+                    return to_pem("PRIVATE KEY", _in_version_1(der))
+                return to_pem(label.decode("latin-1"), der)
             except ValueError:
                 raise ValueError("the private key is not valid PEM") from None
     return None

@@ -134,8 +134,9 @@ EXAMPLE_2 = base64.b64decode(
 )
 
 
-def test_a_key_with_its_public_key_is_written_without() -> None:
+def test_a_key_with_its_public_key_or_a_label_of_its_own() -> None:
     assert find_private_key(to_pem("PRIVATE KEY", EXAMPLE_2)) == to_pem("PRIVATE KEY", EXAMPLE)
+    assert find_private_key(to_pem("Ed25519 PRIVATE KEY", EXAMPLE)) == to_pem("PRIVATE KEY", EXAMPLE)
     large = rsa.generate_private_key(65_537, 2_048)
     der = large.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     public = b"\x81\x03\x00ab"
