@@ -60,6 +60,8 @@ logger = logging.getLogger(__name__)
 
 STATUS_BYTES = 8 << 20
 """Of a page of one worker: a status with a thousand endpoints takes 300 KB."""
+ASK_SECONDS = 3.0
+"""For a page of one worker: who asks us, such as `meshproxy status`, waits for 5, and a worker may hang."""
 EXIT_GRACE = 5.0
 """Seconds that workers get to exit in addition to the drain timeout."""
 
@@ -370,9 +372,11 @@ async def _ask(worker: Worker, path: str) -> dict[str, Any] | None:
 
     try:
         url = Url.read(f"http://{_loopback(worker.report.admin)}{path}")
-        found = json.loads(await fetch(url, STATUS_BYTES, Access()))
-    except (FetchError, ClientError, ValueError) as error:
-        logger.warning("worker %d does not answer %s: %s", worker.slot.number, path, error)
+        async with asyncio.timeout(ASK_SECONDS):
+            found = json.loads(await fetch(url, STATUS_BYTES, Access()))
+    except (FetchError, ClientError, ValueError, TimeoutError) as error:
+        why = str(error) or f"not within {ASK_SECONDS:g} s"
+        logger.warning("worker %d does not answer %s: %s", worker.slot.number, path, why)
         return None
     return found if isinstance(found, dict) else None
 

@@ -311,6 +311,22 @@ async def test_the_status_of_workers_that_do_not_answer_is_missed(tmp_path: Path
     await running.end()
 
 
+async def test_a_worker_that_hangs_holds_up_no_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "ASK_SECONDS", 0.1)
+    first = two_free_ports()
+    with socket.create_server(("127.0.0.1", first)), socket.create_server(("127.0.0.1", first + 1)):
+        hangs = GOOD.replace('"127.0.0.1:" + admin', f'"127.0.0.1:{first}"')
+        running = Running(tmp_path, hangs)
+        await running.until(serving=2)
+        async with asyncio.timeout(4):  # a fetch has five seconds
+            status: dict[str, Any] = await running.supervisor.status()
+    assert status["attention"] == ["2 of 2 workers did not tell their status: it is missing here"]
+    assert "worker 0 does not answer /status: not within 0.1 s" in caplog.text
+    await running.end()
+
+
 def two_free_ports() -> int:
     """The first of two adjacent ports below those that the kernel gives to connections (ip_local_port_range)."""
     for first in range(20_000 + os.getpid() % 10_000, 32_000, 2):
