@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,13 +45,14 @@ def _paths(node: Node, value: Any, path: str) -> Iterator[tuple[str, Node, str]]
     """Every file that a document names to be read: the field, the node, the path."""
     if not isinstance(node.value, dict):
         return
-    for field in inspect.type_info(type(value)).fields:  # type: ignore[attr-defined]
-        child = node.value.get(field.encode_name)
-        inner = getattr(value, field.name)
+    kind: Any = type(value)
+    for attribute, written, is_file in _fields(kind):
+        child = node.value.get(written)
+        inner = getattr(value, attribute)
         if child is None or inner is None:
             continue
-        name = f"{path}.{field.encode_name}" if path else field.encode_name
-        if _is_file(field.type):
+        name = f"{path}.{written}" if path else written
+        if is_file:
             yield name, child, inner
         elif hasattr(inner, "__struct_fields__"):
             yield from _paths(child, inner, name)
@@ -58,6 +60,14 @@ def _paths(node: Node, value: Any, path: str) -> Iterator[tuple[str, Node, str]]
             for index, (item, each) in enumerate(zip(child.value, inner, strict=True)):
                 if hasattr(each, "__struct_fields__"):
                     yield from _paths(item, each, f"{name}[{index}]")
+
+
+@cache
+def _fields(kind: type[Any]) -> tuple[tuple[str, str, bool], ...]:
+    """The fields of a struct: the attribute, the name in documents, whether it names a file. Looking into a kind takes
+    milliseconds, and a set may have thousands of documents of it."""
+    fields = inspect.type_info(kind).fields  # type: ignore[attr-defined]
+    return tuple((field.name, field.encode_name, _is_file(field.type)) for field in fields)
 
 
 def _is_file(kind: inspect.Type) -> bool:

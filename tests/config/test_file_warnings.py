@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
+from msgspec import inspect
+
+from meshproxy.config import file_warnings
 from meshproxy.config.examine import examine
+from meshproxy.config.routes import ModelRoute
 from tests.config.conftest import Check, document, said
 
 MESH = "{trustDomain: d, issuers: [{name: c, issuer: x, audiences: [a], keys: {file: k.json}}]}"
@@ -27,6 +33,22 @@ def test_files_that_are_not_there(check: Check, tmp_path: Path) -> None:
 def test_those_of_another_host_are_not_looked_for() -> None:
     found = examine([], "---\n".join(FILES).encode())
     assert said(found, "MP0603") == []
+
+
+def test_a_kind_is_looked_into_once(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes milliseconds, and there may be thousands of documents."""
+    file_warnings._fields.cache_clear()
+    looked: list[Any] = []
+    look = inspect.type_info
+
+    def noting(kind: Any) -> inspect.Type:
+        looked.append(kind)
+        return look(kind)
+
+    monkeypatch.setattr(inspect, "type_info", noting)
+    routes = [document("ModelRoute", f"r{number}", f"{{models: [m{number}], timeout: 1s}}") for number in range(9)]
+    check(*routes, is_partial=True)
+    assert looked.count(ModelRoute) <= 2  # for the documents, and for files
 
 
 def test_sockets_and_folders_that_the_sidecar_makes_are_none(check: Check) -> None:
