@@ -423,20 +423,23 @@ class H2Connection(JoinedFrames):
 
     def _refuse_data(self, ours: Stream | None, stream: int, flags: int, flow: int) -> None:
         """DATA on a stream that does not receive any. Its share of the connection's window is returned."""
-        if not flow:
+        end = flags & END_STREAM != 0
+        if not flow and not end:
             self._count_empty()
         if ours is None:
             verdict = self._past(stream, DATA)
             self.return_credit(flow)
             if verdict is Verdict.STREAM_CLOSED:
                 raise StreamFault(stream, ErrorCode.STREAM_CLOSED, "DATA after RST_STREAM")
+            if end:
+                self._history.ended(stream)
             return
         self.return_credit(flow)
         if ours.receives == HEAD:
             raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR, "DATA before a head")
         if ours.receives == ENDED:
             raise StreamFault(stream, ErrorCode.STREAM_CLOSED, "DATA after END_STREAM")
-        if flags & END_STREAM:
+        if end:
             ours.receives = ENDED
 
     def _count_empty(self) -> None:

@@ -135,6 +135,10 @@ class History:
             del resets[next(iter(resets))]
         resets[stream] = past
 
+    def ended(self, stream: int) -> None:
+        """END_STREAM came on a stream that we had reset: it is finished, and nothing else may follow."""
+        del self._resets[stream]
+
     def rest(self) -> None:
         """Forget the peer's resets: it sends nothing on a stream after them, unless it breaks the protocol, and then
         its connection ends with the next frame instead of the stream."""

@@ -349,6 +349,27 @@ def test_empty_data_flood(talk: Callable[..., Talk], state: str) -> None:
     assert (event.code, event.limit) == (ErrorCode.ENHANCE_YOUR_CALM, "empty_frames")
 
 
+@pytest.mark.parametrize("state", ["rejected", "reset"])
+def test_late_ends_are_no_flood_of_empty_data(talk: Callable[..., Talk], state: str) -> None:
+    """Node sends a body and its END_STREAM in two frames. The second one may come after the answer, and the RST_STREAM
+    behind it, on many streams at once; on each it comes once."""
+    server = talk()
+    streams = range(1, 101, 2)
+    for stream in streams:
+        expects = [(b"expect", b"x")] if state == "rejected" else []
+        server.say(server.head(stream, [*server.POST, *expects]))
+        if state == "reset":
+            server.connection.reset(stream, 0)
+    for stream in streams:
+        assert server.say(server.data(stream, b"", end=True)) == []
+    server.heard()
+    again = server.say(server.data(1, b"", end=True))
+    if state == "rejected":
+        assert [frame.kind for frame in server.heard()] == ["RST_STREAM"]  # a stream error, which has its own budget
+    else:
+        assert [event.code for event in again] == [ErrorCode.STREAM_CLOSED]
+
+
 def test_empty_data_between_data(talk: Callable[..., Talk]) -> None:
     server = talk()
     server.opened()
