@@ -11,7 +11,13 @@ from meshproxy.cli import _extra
 
 @click.command("issuer", short_help="Run a token issuer, for development.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", default=18520, show_default=True, help="The port to listen on; 0 takes a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=18520,
+    show_default=True,
+    help="The port to listen on; 0 takes a free one.",
+)
 @click.option("--name", metavar="HOST", help="The host in its URL, which is in its tokens.  [default: the address]")
 @click.option("--audience", default="models", show_default=True, help="The audience of its tokens.")
 @click.option(
@@ -61,7 +67,10 @@ def command(
         named = parse_people(people)
     except ValueError:
         raise click.BadParameter("expected NAME or NAME:GROUP,GROUP", param_hint="--person") from None
-    asyncio.run(run(host, port, name, audience, algorithm, known, named))
+    try:
+        asyncio.run(run(host, port, name, audience, algorithm, known, named))
+    except OSError as error:
+        raise click.ClickException(f"cannot listen: {error.strerror or error}") from None
 
 
 if __name__ == "__main__":

@@ -9,13 +9,16 @@ import click
 
 from meshproxy.cli import _extra
 
+_PORT = click.IntRange(0, 65_535)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("model-server", short_help="Run a stand-in for TensorFlow Serving, for development.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--rest-port", default=8501, show_default=True, help="The port of REST; 0 takes a free one.")
-@click.option("--port", "grpc_port", default=8500, show_default=True, help="The port of gRPC; 0 takes a free one.")
+@click.option("--rest-port", type=_PORT, default=8501, show_default=True, help="The port of REST; 0 takes a free one.")
+@click.option(
+    "--port", "grpc_port", type=_PORT, default=8500, show_default=True, help="The port of gRPC; 0 takes a free one."
+)
 @click.option(
     "--grpc-socket-path", default=None, metavar="PATH", help="A UNIX socket for gRPC, in addition to the port."
 )
@@ -114,7 +117,14 @@ def command(
         rest_has_tls=rest_tls,
         metrics_path=metrics_path,
     )
-    asyncio.run(serve(service, ports))
+    try:
+        asyncio.run(serve(service, ports))
+    except OSError as error:
+        raise click.ClickException(f"cannot listen: {error.strerror or error}") from None
+    except RuntimeError as error:  # grpcio has no other one for this
+        if not str(error).startswith("Failed to bind"):
+            raise
+        raise click.ClickException(f"cannot listen: {str(error).partition(';')[0]}") from None
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +19,16 @@ def test_a_client_that_cannot_be_read_is_a_usage_error(client: str) -> None:
     assert result.exit_code == 2
     assert "--client" in result.output
     assert "NAME:SECRET:GROUP,GROUP" in result.output
+
+
+def test_a_port_that_is_taken_is_a_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        command_line = [*ISSUER, "--port", port]
+        done = subprocess.run(command_line, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert done.stderr.splitlines()[-1].startswith("Error: cannot listen: ")
+    assert port in done.stderr.splitlines()[-1]
 
 
 def test_without_its_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +23,23 @@ def test_a_model_that_cannot_be_read_is_a_usage_error() -> None:
     result = CliRunner().invoke(command, ["--model", "m=one"])
     assert result.exit_code == 2
     assert "--model" in result.output
+
+
+@pytest.mark.parametrize(("taken", "other"), [("--rest-port", "--port"), ("--port", "--rest-port")])
+def test_a_port_that_is_taken_is_a_sentence(taken: str, other: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        command_line = [*MODEL_SERVER, taken, port, other, "0"]
+        done = subprocess.run(command_line, capture_output=True, text=True, check=False, timeout=60)
+    # grpcio writes lines of its own before.
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert done.stderr.splitlines()[-1].startswith("Error: cannot listen: ")
+    assert port in done.stderr.splitlines()[-1]
+
+
+def test_a_port_that_is_none_is_a_usage_error() -> None:
+    for option in ("--rest-port", "--port"):
+        assert CliRunner().invoke(command, [option, "99999"]).exit_code == 2
 
 
 def test_a_certificate_without_its_key_is_a_usage_error() -> None:
