@@ -92,13 +92,6 @@ def _of_route(route: Placed) -> Iterator[Idle]:
     if spec.concurrency is not None and not spec.concurrency.queue:
         for path in _written(route, "concurrency", "queueTimeout"):
             yield path, '"queue" is 0, so nothing waits'
-    servers = {share.server or spec.server for share in spec.split} or {spec.server}
-    fallback = spec.fallback
-    if fallback is not None and spec.server is not None:
-        is_name = isinstance(fallback, str)
-        same = is_name or (fallback.model, fallback.version, fallback.label) == (None, None, None)
-        if same and servers == {fallback if is_name else fallback.server}:
-            yield "fallback", "it is the server that the calls go to anyway"
     if spec.retries is not None and spec.try_timeout is None and "timeout" in spec.retries.reasons:
         yield "retries.reasons", '"timeout" is that of an attempt: there is no "tryTimeout"'
 
