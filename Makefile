@@ -307,8 +307,10 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 image:
-	@engine=$$(command -v docker || command -v podman) || { echo 'docker or podman is needed to build the image' >&2; exit 1; }; \
-		"$$engine" build -t meshproxy:dev .
+	@for engine in docker podman; do \
+		if "$$engine" info >/dev/null 2>&1; then exec "$$engine" build -t meshproxy:dev .; fi; \
+	done; \
+	echo 'docker, with its daemon, or podman is needed to build the image' >&2; exit 1
 
 clean:
 	rm -rf .venv .venv-* .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage* dist build

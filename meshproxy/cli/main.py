@@ -71,7 +71,21 @@ class _Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def _print_version(ctx: click.Context, option: click.Parameter, is_set: bool) -> None:
+    if is_set:
+        click.echo(_VERSIONS.format(**_versions()))
+        ctx.exit()
+
+
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the versions, as `meshproxy version` does, and exit.",
+)
 def main() -> None:
     """A model-aware sidecar proxy for TensorFlow Serving."""
 
@@ -81,15 +95,20 @@ def main() -> None:
 def version(output: str) -> None:
     """Print the versions of meshproxy, Python and OpenSSL."""
     import json
+
+    versions = _versions()
+    click.echo(json.dumps(versions) if output == "json" else _VERSIONS.format(**versions))
+
+
+_VERSIONS = "meshproxy {meshproxy} (Python {python}, OpenSSL {openssl})"
+
+
+def _versions() -> dict[str, str]:
     import platform
     import ssl
 
-    versions = {
+    return {
         "meshproxy": meshproxy.__version__,
         "python": platform.python_version(),
         "openssl": ssl.OPENSSL_VERSION.removeprefix("OpenSSL ").split()[0],
     }
-    if output == "json":
-        click.echo(json.dumps(versions))
-    else:
-        click.echo("meshproxy {meshproxy} (Python {python}, OpenSSL {openssl})".format(**versions))

@@ -42,6 +42,7 @@ def test_every_command_has_help() -> None:
 def test_version() -> None:
     result = CliRunner().invoke(main, ["version"])
     assert result.output.startswith(f"meshproxy {meshproxy.__version__} (Python 3.")
+    assert CliRunner().invoke(main, ["--version"]).output == result.output
     versions = json.loads(CliRunner().invoke(main, ["version", "-o", "json"]).output)
     assert versions["meshproxy"] == meshproxy.__version__
     assert set(versions) == {"meshproxy", "python", "openssl"}
