@@ -35,7 +35,12 @@ _LINES_KEPT = 2_000
 
 def interrupted_by_all() -> None:
     """What else ends a command, SIGTERM and the SIGHUP of a terminal that is closed, is Ctrl-C, which stops all
-    children and removes their files. They would go on otherwise: for a sidecar SIGHUP is no end."""
+    children and removes their files. They would go on otherwise: for a sidecar SIGHUP is no end.
+
+    Ctrl-C is heard even if it was ignored, as a shell has it for what a script starts with `&`: asyncio cancels what it
+    runs only if it is, and nothing but SIGKILL would end the command.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))

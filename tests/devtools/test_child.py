@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,19 +32,32 @@ async def test_it_is_awaited_until_it_listens_and_heard_to_its_end(tmp_path: Pat
     child.signal(signal.SIGHUP)  # nobody there: nothing happens
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Those of a command on a terminal, however the tests were started."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_what_ends_a_command_is_an_interrupt(number: signal.Signals) -> None:
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        interrupted_by_all()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(number)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
-        interrupted_by_all()
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+@pytest.mark.parametrize("is_background", [False, True])
+def test_what_ends_a_command_is_an_interrupt(number: signal.Signals, is_background: bool) -> None:
+    if is_background:  # of a script
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupted_by_all()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(number)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_command_may_outlive_its_terminal() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    interrupted_by_all()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 async def test_a_process_that_ends_says_why(tmp_path: Path) -> None:
