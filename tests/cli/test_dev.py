@@ -57,8 +57,11 @@ def test_documents_are_edited_while_it_runs(tmp_path: Path) -> None:
             until(lines, r"control  ERROR documents rejected")
             assert call(url) == 403
         finally:
-            process.send_signal(signal.SIGHUP)  # as Ctrl-C: its terminal is closed
-            _, status = process.communicate(timeout=40), process.wait()
+            process.send_signal(signal.SIGTERM)  # as Ctrl-C
+            try:
+                _, status = process.communicate(timeout=40), process.wait()
+            finally:
+                process.kill()  # nothing, if it has ended
     assert status == 0
     assert folder.is_dir()
 
