@@ -106,7 +106,7 @@ def test_what_an_environment_has_of_its_own(helm: Helm, tmp_path: Path) -> None:
     assert found["ModelServer", "local"]["spec"]["endpoints"] == own["endpoints"]
 
 
-@pytest.mark.parametrize("limit", ["63.999Mi", "65535Ki", "67.108M", "0.062Gi", "1"])
+@pytest.mark.parametrize("limit", ["63.999Mi", "65535Ki", "67.108M", "0.062Gi", "67000000"])
 def test_a_memory_limit_below_what_is_requested(helm: Helm, tmp_path: Path, limit: str) -> None:
     with pytest.raises(ValueError, match="below what is requested"):
         replace(CHOICES, memory_limit=limit)
