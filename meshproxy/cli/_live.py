@@ -30,8 +30,6 @@ WAITING_LINES = 1_000
 
 SHORTEST, LONGEST = 1.0, 3_600.0
 """Seconds; a sidecar ends a page after an hour."""
-INTERRUPTED = 130
-"""Exit status of a program that SIGINT ended."""
 
 Fields = list[tuple[str, str]]
 

@@ -12,6 +12,7 @@ import click
 
 from meshproxy.cli import _control_planes
 from meshproxy.cli._local_page import NoAnswer, get, read_address
+from meshproxy.cli.main import INTERRUPTED
 
 PATIENCE = 15.0
 """Seconds until a forwarded port must answer."""
@@ -55,7 +56,7 @@ def command(address: str, namespace: str, deployment: str, browser: bool | None)
             click.echo("forwarding until Ctrl-C", err=True)
             sys.exit(forwarding.wait())
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     finally:
         if forwarding is not None:
             forwarding.terminate()

@@ -24,11 +24,10 @@ from meshproxy.cli import _options
 
 FOUND = 3
 """Exit status of a command that worked and has a negative result."""
-
-
 INTERRUPTED = 130
 """Exit status after Ctrl-C: click's 1 is a failure, and a verdict of `check` and `upgrade`."""
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a write says where there is no more room."""
 
 
 class _Commands(click.Group):

@@ -8,6 +8,7 @@ import time
 import click
 
 from meshproxy.cli import _live, _mesh
+from meshproxy.cli.main import INTERRUPTED
 
 
 @click.command("stat", short_help="Show rates, success and latencies of the calls of a running sidecar.")
@@ -63,4 +64,4 @@ def command(
             was_interrupted = True
     _live.show(seen, by, _live.chosen(output), f"no calls ended in {seen.seconds:.3g} s")
     if was_interrupted:
-        sys.exit(_live.INTERRUPTED)
+        sys.exit(INTERRUPTED)

@@ -10,6 +10,7 @@ import click
 
 from meshproxy.cli import _live, _mesh_taps
 from meshproxy.cli._local_page import printable
+from meshproxy.cli.main import INTERRUPTED
 
 if TYPE_CHECKING:
     from meshproxy.cli._live import Lines
@@ -73,7 +74,7 @@ def command(
         except KeyboardInterrupt:
             if sys.stderr.isatty():
                 click.echo(err=True)  # after ^C
-            sys.exit(_live.INTERRUPTED)
+            sys.exit(INTERRUPTED)
         finally:
             shown.summary()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshproxy.cli import _live, _mesh
+from meshproxy.cli.main import INTERRUPTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -74,7 +75,7 @@ def command(
                 collect = partial(_collect, lines, seen)
                 _show(collect, lambda: seen, by, sort, wide=chosen == "wide")
     except KeyboardInterrupt:
-        sys.exit(_live.INTERRUPTED)
+        sys.exit(INTERRUPTED)
 
 
 def _top_mesh(
@@ -100,7 +101,7 @@ def _top_mesh(
                 time.sleep(REFRESH_SECONDS)
         _show(time.sleep, look, by, sort, wide=chosen == "wide")
     except KeyboardInterrupt:
-        sys.exit(_live.INTERRUPTED)
+        sys.exit(INTERRUPTED)
 
 
 def _print_lines(lines: Lines, seen: Window) -> None:
