@@ -2,8 +2,8 @@
 
 What they accept is what the schema accepts, or a little more, except that a number of seconds has to be a whole one, as
 no type of theirs is text or any number: the API server refuses early what it can tell, and the control plane checks
-everything. They have no defaults: an object stays as its author has written it, and a default that
-changes in a release changes no object.
+everything. They have no defaults: an object stays as its author has written it, and a default that changes in a release
+changes no object.
 """
 
 from __future__ import annotations

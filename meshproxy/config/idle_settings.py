@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from meshproxy.config.codes import Code
 from meshproxy.config.globs import compile_glob
 from meshproxy.config.places import directions_of, find, items
+from meshproxy.config.telemetry import is_collector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -111,7 +112,7 @@ def _of_sidecar(sidecar: Placed) -> Iterator[Idle]:
     written = list(_written(sidecar, "audit", "signingKey", "fsync", "rotateBytes", "keepFiles"))
     if spec.audit_log == "off":
         yield from ((path, 'no audit trail is written: write "auditLog", which is off') for path in written)
-    elif "/" not in spec.audit_log or "://" in spec.audit_log:
+    elif spec.audit_log == "stdout" or is_collector(spec.audit_log):
         of_files = (path for path in written if path != "audit.signingKey")
         yield from ((path, f'it is of a file, and "auditLog" is {spec.audit_log}') for path in of_files)
     if spec.workers == 1:

@@ -27,8 +27,6 @@ FIRST_DELAY = 0.1
 LONGEST_DELAY = 5.0
 REPORT_TIMEOUT = 2.0
 """Seconds without a report after which a worker counts as not ready: its event loop is blocked."""
-
-
 HELD_BACK = frozenset({signal.SIGHUP, signal.SIGUSR1})
 """They ask for something to be read or opened again."""
 

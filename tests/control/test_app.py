@@ -213,12 +213,8 @@ async def test_a_port_that_is_taken(tmp_path: Path) -> None:
     )
     with pytest.raises(OSError, match="in use"):
         await other.run()
-    for number in (
-        signal.SIGTERM,
-        signal.SIGINT,
-        signal.SIGHUP,
-        signal.SIGUSR1,
-    ):  # whoever started it is told of signals again
+    # Whoever started it is told of signals again.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         assert not asyncio.get_running_loop().remove_signal_handler(number)
     await control.listener.close()
 
