@@ -2,7 +2,7 @@
 
 A message is whole if all its frames came in one read and in a row, each as most peers send it, and its blocks are those
 of messages before. Each command comes to the same state as the handlers of these frames in a row
-(`connection.H2Connection`), or does nothing: what is out of the ordinary is left to them, and so are violations.
+(`messages.MessageFrames`), or does nothing: what is out of the ordinary is left to them, and so are violations.
 """
 
 from __future__ import annotations
