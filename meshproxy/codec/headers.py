@@ -76,8 +76,7 @@ REST_TIMEOUT = b"x-envoy-expected-rq-timeout-ms"
 NOT_IN_TRAILERS = FRAMING | {
     # RFC 9110 section 6.5.1: fields for routing, decoding, caching or authentication must come before the body.
     b"trailer",
-    b"authorization",
-    b"proxy-authorization",
+    *CREDENTIALS,
     b"authentication-info",
     b"proxy-authentication-info",
     b"www-authenticate",
@@ -111,6 +110,13 @@ IDENTITY_PREFIXES = (b"x-meshproxy-", b"x-forwarded-", b"x-amz-", b"x-envoy-")
 REFUSAL_HEADER = b"x-meshproxy-refusal"
 """Says that a sidecar refused the request, and why. It is no such claim: over HTTP/2 trailers may have it, too, and who
 reads them has to know whether they are a sidecar's."""
+
+
+def may_be_trailer(name: bytes) -> bool:
+    """Whether a field may stand after the body, by this name and by every other that some server folds into it."""
+    name = name.translate(SPELLING)
+    return name not in NOT_IN_TRAILERS and not name.startswith(IDENTITY_PREFIXES)
+
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _PCHAR = rb"A-Za-z0-9\-._~!$&'()*+,;=:@/"

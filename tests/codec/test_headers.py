@@ -7,6 +7,7 @@ import re
 import pytest
 
 from meshproxy.codec.headers import (
+    CREDENTIALS,
     FRAMING,
     IDENTITY_PREFIXES,
     NOT_IN_TRAILERS,
@@ -15,6 +16,7 @@ from meshproxy.codec.headers import (
     has_other_spelling,
     is_framing_alias,
     is_same_authority,
+    may_be_trailer,
 )
 
 IS_TARGET = re.compile(ORIGIN_FORM).fullmatch
@@ -48,9 +50,20 @@ def test_every_byte_of_a_token() -> None:
     assert bytes(sorted(taken)) == (b"!#$%&'*+-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ^_`abcdefghijklmnopqrstuvwxyz|~")
 
 
-def test_what_frames_a_message_never_trails_it() -> None:
-    assert FRAMING < NOT_IN_TRAILERS
+def test_what_frames_a_message_or_is_a_credential_never_trails_it() -> None:
+    assert NOT_IN_TRAILERS > FRAMING | CREDENTIALS
     assert b"x-meshproxy-" in IDENTITY_PREFIXES
+    for name in NOT_IN_TRAILERS:
+        assert not may_be_trailer(name)
+        assert not may_be_trailer(name.replace(b"-", b"_"))
+
+
+def test_names_that_may_trail_a_message() -> None:
+    assert may_be_trailer(b"grpc-status")
+    assert may_be_trailer(b"x_amzn.trace-id")
+    assert not may_be_trailer(b"x_amzn.oidc-data")
+    assert not may_be_trailer(b"x.forwarded_for")
+    assert not may_be_trailer(b"x-meshproxy-refusal")
 
 
 @pytest.mark.parametrize("mark", [bytes((byte,)) for byte in range(128) if IS_TOKEN(bytes((byte,))) and byte != 45])

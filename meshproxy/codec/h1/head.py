@@ -17,16 +17,14 @@ from typing import NamedTuple
 from meshproxy.codec.events import Headers
 from meshproxy.codec.headers import (
     FRAMING,
-    IDENTITY_PREFIXES,
     MAX_LENGTH,
-    NOT_IN_TRAILERS,
     ORIGIN_FORM,
-    SPELLING,
     TOKEN,
     TRACE_PARENT,
     has_other_spelling,
     is_framing_alias,
     is_same_authority,
+    may_be_trailer,
 )
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.problem import Malformed, MessageProblem, Unacceptable
@@ -173,12 +171,7 @@ def parse_trailers(block: bytes) -> Headers:
 
 def without_forbidden(trailers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """Trailers without the fields that must stand before the body, or nowhere."""
-    kept = []
-    for field in trailers:
-        name = field[0].translate(SPELLING)
-        if name not in NOT_IN_TRAILERS and not name.startswith(IDENTITY_PREFIXES):
-            kept.append(field)
-    return tuple(kept)
+    return tuple([field for field in trailers if may_be_trailer(field[0])])
 
 
 def check_head(data: bytes, checked: int, limits: Limits, check_start: Callable[[bytes, Limits], int]) -> int:

@@ -41,11 +41,10 @@ from meshproxy.codec.h2.shape import (
     split_fields,
 )
 from meshproxy.codec.headers import (
-    IDENTITY_PREFIXES,
     MAX_LENGTH,
-    NOT_IN_TRAILERS,
     REFUSAL_HEADER,
     is_same_authority,
+    may_be_trailer,
 )
 from meshproxy.codec.limits import Limits
 from meshproxy.codec.problem import Malformed, MessageProblem, Unacceptable
@@ -400,8 +399,7 @@ def read_trailers(fields: list[Field], limits: Limits, block_bytes: int) -> Head
     headers = []
     for field, _, kind in fields:
         if kind in (REGULAR, TRACE):
-            name = field[0]
-            if name not in NOT_IN_TRAILERS and (not name.startswith(IDENTITY_PREFIXES) or name == REFUSAL_HEADER):
+            if may_be_trailer(field[0]) or field[0] == REFUSAL_HEADER:
                 headers.append(field)
         elif kind <= LAST_PSEUDO:
             raise Malformed("a pseudo-header in trailers")

@@ -286,8 +286,11 @@ def test_trailers_keep_only_what_may_be_believed_there() -> None:
         (b"host", b"evil"),
         (b"te", b"trailers"),
         (b"authorization", b"Bearer x"),
+        (b"x-amzn-oidc-data", b"x.y.z"),
         (b"cookie", b"a=b"),
         (b"x-forwarded-for", b"::1"),
+        (b"x_forwarded.for", b"::1"),
+        (b"x_meshproxy_refusal", b"none"),
         (b"x-meshproxy-caller", b"spiffe://dev.example/admin"),
         (b"x-meshproxy-refusal-", b"none"),
         (b"x-meshproxy-refusal", b"overloaded"),  # whoever knows the endpoint decides about this one
