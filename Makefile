@@ -2,8 +2,9 @@
 # machine that has Python 3.11 or newer, make, and nothing else.
 
 # The first Python that is new enough; `make PYTHON=/path/to/python3.12 test` chooses another.
+IS_NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 PYTHON ?= $(shell for p in python3 python3.15 python3.14 python3.13 python3.12 python3.11 python; do \
-	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+	"$$p" $(IS_NEW_ENOUGH) && { echo "$$p"; break; }; done)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -52,9 +53,13 @@ $(BIN)/python -m pip install $(PIP_FLAGS) -e '.[$(1)]'
 @rm $(VENV)/.unfinished
 endef
 
+define need-python
+"$(PYTHON)" $(IS_NEW_ENOUGH) || { echo '$(if $(PYTHON),$(PYTHON) is no Python 3.11 or newer,no Python 3.11 or newer found):' \
+	'install one, or run make PYTHON=/path/to/python' >&2; exit 1; }
+endef
+
 define make-venv
-{ test -n "$(PYTHON)" || { echo 'no Python 3.11 or newer found: install one, or run make PYTHON=/path/to/python' >&2; exit 1; }; \
-	"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
+{ $(need-python); "$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
 		echo '$(PYTHON) cannot make a virtual environment: on Debian and Ubuntu, apt-get install python3-venv' >&2; exit 1; }; }
 endef
 
@@ -79,7 +84,7 @@ $(VENV)/.bench: $(BUILT_FROM)
 
 # TensorFlow pins old versions of shared dependencies, so it has its own environment.
 .venv-tensorflow/.installed: pyproject.toml
-	@test -n "$(PYTHON)" || { echo 'no Python 3.11 or newer found' >&2; exit 1; }
+	@$(need-python)
 	"$(PYTHON)" -m venv .venv-tensorflow
 	.venv-tensorflow/bin/python -m pip install $(PIP_FLAGS) -e '.[demo]' tensorflow-cpu pytest pytest-asyncio pytest-timeout hypothesis
 	@# Without its dependencies: it requires "tensorflow", which tensorflow-cpu replaces.

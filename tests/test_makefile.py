@@ -12,8 +12,11 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 
 PYTHON = """#!/bin/sh
-# Enough of Python for make: `-m venv FOLDER`, and `-m pip install ... -e .[EXTRA]`, which ends early if it is told to.
-if [ "$2" = venv ]; then
+# Enough of Python for make: `-c` asks whether it is new enough, `-m venv FOLDER`, and `-m pip install ... -e .[EXTRA]`,
+# which ends early if it is told to.
+if [ "$1" = -c ]; then
+    [ ! -e old ]
+elif [ "$2" = venv ]; then
     mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && echo "made $3" >> log
 else
     for extra in "$@"; do :; done
@@ -87,6 +90,22 @@ def test_what_make_starts_keeps_its_bytecode(checkout: Path, monkeypatch: pytest
     """Otherwise each of the many processes that the tests start compiles every module."""
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     assert make(checkout, ".venv/.demo") == (True, ["made .venv", "installed .[demo]"])
+
+
+@pytest.mark.parametrize("target", [".venv/.demo", ".venv-tensorflow/.installed"])
+def test_a_python_that_is_too_old_is_refused_before_anything_is_made_with_it(checkout: Path, target: str) -> None:
+    (checkout / "old").touch()
+    for python, expected in (
+        (f"{checkout}/python", f"{checkout}/python is no Python 3.11 or newer: install one"),
+        ("no-such-python", "no-such-python is no Python 3.11 or newer: install one"),
+        ("", "no Python 3.11 or newer found: install one"),
+    ):
+        command = ["make", f"PYTHON={python}", target]
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert expected in done.stderr
+    assert not (checkout / "log").exists()
+    assert not (checkout / ".venv-tensorflow").exists()
 
 
 def engine(checkout: Path, target: str, *engines: str, more: str = "") -> tuple[int, str, str]:
