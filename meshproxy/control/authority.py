@@ -142,7 +142,7 @@ class Authority:
         self._certificate = certificate
         self._key = key
         self._intermediates_pem = intermediates_pem
-        self._key_identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+        self._key_identifier = _key_identifier(certificate, key.public_key())
         self.id = _hex(self._key_identifier)
 
     @classmethod
@@ -256,6 +256,16 @@ def authority_of(leaf: bytes) -> str:
         return _hex(extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value)
     except (ValueError, x509.ExtensionNotFound):
         return ""
+
+
+def _key_identifier(authority: x509.Certificate, key: ec.EllipticCurvePublicKey) -> x509.AuthorityKeyIdentifier:
+    """What its certificates name: its own identifier, however that was made. RFC 5280 section 4.2.1.2 leaves the method
+    open (Go has taken SHA-256 since 1.25), and OpenSSL does not take an authority whose identifier is another one."""
+    try:
+        identifier = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(key)
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
 
 
 def _hex(identifier: x509.AuthorityKeyIdentifier) -> str:

@@ -107,6 +107,33 @@ def test_an_intermediate_sends_its_chain() -> None:
     assert own_identity(credentials, "m.example", NOW).workload.spiffe_id == ID
 
 
+@pytest.mark.parametrize("identifier", [b"of another method...", bytes(32), None], ids=["20 bytes", "32 bytes", "none"])
+def test_an_authority_whose_key_identifier_is_made_in_another_way(identifier: bytes | None) -> None:
+    ca, key = DevelopmentCA.create("m.example"), ec.generate_private_key(ec.SECP256R1())
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(module.common_name("an authority of Go 1.25"))
+        .issuer_name(ca.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime.fromtimestamp(NOW - 60, UTC))
+        .not_valid_after(datetime.fromtimestamp(NOW + 86_400, UTC))
+        .add_extension(x509.BasicConstraints(True, 0), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier("spiffe://m.example")]), False)
+    )
+    if identifier is not None:
+        builder = builder.add_extension(x509.SubjectKeyIdentifier(identifier), critical=False)
+    certificate = builder.sign(ca._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    authority = Authority.load(certificate, module.private_pem(key), ca.bundle_pem)
+    workload = ec.generate_private_key(ec.SECP256R1())
+    issued = authority.issue(SigningRequest.read(csr(workload)), ID, NOW, 3_600.0)
+    credentials = Credentials(issued.certificate_pem, module.private_pem(workload), authority.bundle_pem)
+    assert own_identity(credentials, "m.example", NOW).workload.spiffe_id == ID
+    leaf = x509.load_pem_x509_certificate(issued.certificate_pem).public_bytes(serialization.Encoding.DER)
+    assert module.authority_of(leaf) == authority.id
+    assert identifier is None or authority.id == identifier.hex()
+
+
 # What it refuses
 
 
