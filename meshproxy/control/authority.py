@@ -67,6 +67,9 @@ class SigningRequest:
         try:
             request = x509.load_der_x509_csr(der)
             public_key = request.public_key()
+            # Before the signature: a verification takes as long as the key likes, with a long exponent of RSA 15 ms.
+            if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(public_key.curve, ec.SECP256R1):
+                raise RequestRefused("key", "the key of the signing request is not on the curve P-256")
             is_signed = request.is_signature_valid
             names = _uris(request)
         except RequestRefused:
@@ -75,8 +78,6 @@ class SigningRequest:
             raise RequestRefused("malformed", "the signing request is not DER of PKCS #10 (RFC 2986)") from error
         if not is_signed:
             raise RequestRefused("signature", "the signing request is not signed with the key that it holds")
-        if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(public_key.curve, ec.SECP256R1):
-            raise RequestRefused("key", "the key of the signing request is not on the curve P-256")
         return cls(public_key, names)
 
 

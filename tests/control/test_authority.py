@@ -156,6 +156,12 @@ def test_keys_that_are_not_p256() -> None:
         assert refusal(lambda key=key: SigningRequest.read(csr(key))) == "key"
 
 
+def test_the_kind_of_key_is_looked_at_before_the_signature() -> None:
+    der = bytearray(csr(rsa.generate_private_key(65_537, 2_048)))
+    der[-1] ^= 1
+    assert refusal(lambda: SigningRequest.read(bytes(der))) == "key"
+
+
 def test_a_request_whose_signature_is_not_its_keys() -> None:
     der = bytearray(csr())
     der[-1] ^= 1
