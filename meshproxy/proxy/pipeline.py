@@ -63,6 +63,9 @@ RECORD = frozenset(Exchange.__slots__) - {"head"}
 LANE_STREAM = 7
 """The last request with which an express lane may begin: the fourth of a client that counts from 1, the third of one
 that counts from 3."""
+KEY_FETCHES = 2
+"""How often a request waits for the keys of its token's issuer: the first fetch may have begun before the issuer had
+the key (`key_budget.KeyBudget.ask`). One that begins afterwards says whether it has."""
 
 
 class ActiveRequest(Relay):
@@ -225,10 +228,10 @@ class ActiveRequest(Relay):
                 self.forward = (*self.forward, (TRACE_STATE, self.trace.state))
 
     def _refresh_keys(self, wanted: KeysWanted) -> None:
-        if self.has_refreshed:
+        if self.key_fetches == KEY_FETCHES:
             # A reload has replaced the issuer meanwhile: the keys that were fetched are not those looked at.
             raise Refusal(Reason.KEYS_UNAVAILABLE, "The keys of the token's issuer are changing: retry.", retry_after=1)
-        self.has_refreshed = True
+        self.key_fetches += 1
         self.context.refresh_keys(wanted, self._keys_refreshed)
 
     @guarded

@@ -33,8 +33,8 @@ class Request(ClientSide):
     __slots__ = (
         "fields",
         "forward",
-        "has_refreshed",
         "is_partial",
+        "key_fetches",
         "matched",
         "operation",
         "partial",
@@ -52,8 +52,8 @@ class Request(ClientSide):
         """The fields to forward."""
         self.trace_parent: bytes | None = None
         """The `traceparent` to forward; None without a trace."""
-        self.has_refreshed = False
-        """The issuer's keys were fetched for it: once is enough."""
+        self.key_fetches = 0
+        """How often it has waited for the issuer's keys."""
         self.operation: Operation | None = None
         """What the wire surface made of method and path."""
         self.partial: PartialAnswer | None = None

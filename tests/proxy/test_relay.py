@@ -411,6 +411,22 @@ class TestIdentity:
         assert world.cluster.streams[0].body == message
         assert client.credited == len(message)
 
+    def test_a_fetch_that_had_begun_before_the_key_was_there_is_followed_by_one_more(
+        self, world: Any, wire: Any
+    ) -> None:
+        world.verifier.raises = KeysWanted("corp")
+        client = world.grpc(None, headers=((b"authorization", b"Bearer good"),))
+        message = wire.framed(wire.spec(b"open") + wire.tensor(50))
+        client.receive(message[:30], False)
+        world.refreshes[0][1]()
+        client.receive(message[30:], True)
+        assert world.cluster.streams == []
+        assert client.credited == 0
+        world.verifier.raises = None
+        world.refreshes[1][1]()
+        assert world.cluster.streams[0].body == message
+        assert client.credited == len(message)
+
     def test_a_key_that_stays_unknown_is_refused(self, world: Any) -> None:
         world.verifier.raises = KeysWanted("corp")
         client = world.rest(headers=((b"authorization", b"Bearer good"),))
@@ -1117,7 +1133,9 @@ def test_keys_that_change_hands_meanwhile_are_not_fetched_for_ever(world: Any) -
     world.verifier.raises = KeysWanted("corp")
     client = world.rest(headers=((b"authorization", b"Bearer good"),))
     world.refreshes[0][1]()
-    assert len(world.refreshes) == 1
+    assert world.finished == []
+    world.refreshes[1][1]()
+    assert len(world.refreshes) == 2
     assert client.headers[b"x-meshproxy-refusal"] == b"keys-unavailable"
 
 
