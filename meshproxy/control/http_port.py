@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from meshproxy.config.descriptors import SHORTAGES, cure
+from meshproxy.transport.acceptor import Acceptor
 from meshproxy.transport.bound_socket import bind, format_address
 from meshproxy.transport.handshake_failures import classify, detail
-from meshproxy.transport.listener import PAUSE_WITHOUT_DESCRIPTORS
 from meshproxy.transport.notices import Notices
 
 if TYPE_CHECKING:
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BACKLOG = 128
-ACCEPTS_PER_TURN = 32
 HANDSHAKE_SECONDS = 10.0
 IDLE_SECONDS = 120.0
 """Without a whole request head, the first one or the next, after which a connection is closed. The API server closes
@@ -79,9 +76,8 @@ class HttpPort:
         self._held: dict[_Connection, str] = {}
         """The client's address of each, the oldest first."""
         self._notices = Notices()
-        self._resume: asyncio.TimerHandle | None = None
+        self._acceptor = Acceptor(self._loop, self._take, on_shortage=lambda: exceeded("descriptors"))
         self._socket = bind(listen.host, listen.port)
-        self._socket.setblocking(False)
         self.address = format_address(self._socket.getsockname())
 
     def __len__(self) -> int:
@@ -89,38 +85,24 @@ class HttpPort:
 
     def start(self) -> None:
         """Accept. Raises OSError."""
-        self._socket.listen(BACKLOG)
-        self._loop.add_reader(self._socket, self._accept)
+        self._acceptor.listen(self._socket, BACKLOG)
 
     def stop(self) -> None:
         """Close the port, and connections whose handshake goes on; the runner closes the others."""
-        if self._resume is not None:
-            self._resume.cancel()
-        self._loop.remove_reader(self._socket)
+        self._acceptor.close()
         self._socket.close()
         for connection in list(self._held):
             if not connection.connected:
                 connection.give_way()
 
-    def _accept(self) -> None:
-        for _ in range(ACCEPTS_PER_TURN):
-            try:
-                client, address = self._socket.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if error.errno in SHORTAGES:
-                    self._pause(error.errno)
-                    return
-                raise
-            client.setblocking(False)
-            if len(self._held) >= self._most:
-                self._make_room()
-            connection = _Connection(self._server, self._held)
-            self._held[connection] = address[0]
-            task = self._loop.create_task(self._set_up(connection, client, format_address(address)))
-            task.add_done_callback(partial(self._set_up_ended, connection, client))
-            connection.setting_up = task
+    def _take(self, client: socket.socket, address: tuple[Any, ...]) -> None:
+        if len(self._held) >= self._most:
+            self._make_room()
+        connection = _Connection(self._server, self._held)
+        self._held[connection] = address[0]
+        task = self._loop.create_task(self._set_up(connection, client, format_address(address)))
+        task.add_done_callback(partial(self._set_up_ended, connection, client))
+        connection.setting_up = task
 
     def _make_room(self) -> None:
         crowd = Counter(self._held.values()).most_common(1)[0][0]
@@ -129,16 +111,6 @@ class HttpPort:
         self._exceeded("connections")
         text = f"{self._name}: {self._most} connections are open: the oldest of {crowd}, which has most, is closed"
         self._notices.info(logger, crowd, self._loop.time(), text)
-
-    def _pause(self, number: int) -> None:
-        """Leave new connections in the kernel's backlog for a moment."""
-        self._exceeded("descriptors")
-        self._loop.remove_reader(self._socket)
-        self._resume = self._loop.call_later(
-            PAUSE_WITHOUT_DESCRIPTORS, self._loop.add_reader, self._socket, self._accept
-        )
-        text = f"{self._name}: cannot accept on {self.address}: {os.strerror(number)}; retrying{cure(number)}"
-        self._notices.info(logger, "", self._loop.time(), text)
 
     async def _set_up(self, connection: _Connection, client: socket.socket, remote: str) -> None:
         try:

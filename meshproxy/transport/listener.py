@@ -1,26 +1,20 @@
-"""Accepts connections: TLS or plaintext, the handshake, and the detection of the HTTP version.
-
-It has its own accept loop, since asyncio's server binds a socket to one SSLContext permanently and a rotation needs a
-new context (loading a bad pair into a live one breaks it; see docs/behaviour.md). It also pauses when there are no file
-descriptors left, where asyncio retries at full speed (cpython issue 151615).
-"""
+"""Sets connections up: TLS or plaintext, the handshake, and the detection of the HTTP version."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 import socket
 import ssl
 import sys
 from enum import Enum
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from meshproxy.codec.h2.frames import PREFACE
-from meshproxy.config.descriptors import SHORTAGES, cure
 from meshproxy.transport import certificate_age
+from meshproxy.transport.acceptor import Acceptor, Room
 from meshproxy.transport.bound_socket import bind, format_address
 from meshproxy.transport.connection import LARGE_READ, Reading, keep_alive
 from meshproxy.transport.connection_info import ConnectionInfo
@@ -44,16 +38,12 @@ TLS_HANDSHAKE = 0x16
 """Content type of a TLS record that carries a ClientHello (RFC 8446 section 5.1). No HTTP method begins with it."""
 LIKE_A_REQUEST = re.compile(rb"[A-Za-z]{1,32} +(?:/|\*|https?:)")
 """A request line, with a version or without one (HTTP/0.9): it gets a status."""
-ACCEPTS_PER_TURN = 64
 BACKLOG = 1024
 """Connections that wait in the kernel: 2.5 s of handshakes on one core. With more, the last ones would wait for longer
 than clients do, and be accepted when nobody is there any more."""
 UNSENT = 131_072
 """Unsent bytes that the kernel buffers. Its default is megabytes: the progress of a slow reader would then show in
 jumps of many seconds, which look like a stall, and the memory is not counted."""
-SHORTAGE_PERIOD = 10.0
-"""Seconds between two log lines about descriptors or memory that are short."""
-PAUSE_WITHOUT_DESCRIPTORS = 0.1
 STAY_WHILE_DRAINING = 1.0
 """Seconds after which a client that connects during a drain is asked to leave. Asked with its first response, it would
 make a handshake for each request where no other endpoint is known to it."""
@@ -180,17 +170,13 @@ class Listener:
         self._is_empty = asyncio.Event()
         self.state = ListenerState.SERVING
         self._patience = 0.0
-        self.address = ""
-        self._sockets: list[socket.socket] = []
+        self._acceptor = Acceptor(
+            shared.loop, self._take, on_shortage=lambda: events.limit("descriptors"), room=self._room
+        )
         self._pending: set[asyncio.Task[None]] = set()
         self._handshakes = 0
         """That have begun, and have not ended."""
         self._loop = shared.loop
-        self._resume: asyncio.TimerHandle | None = None
-        self._silent_until = -inf
-        """When a shortage may be logged again."""
-        self._is_holding = False
-        """Nothing is accepted until fewer connections are being set up."""
 
     @property
     def context(self) -> ssl.SSLContext | None:
@@ -209,33 +195,25 @@ class Listener:
         """Bind and accept. With `is_shared` other processes of the same user may listen on the port too, and the kernel
         distributes the connections (SO_REUSEPORT, socket(7)). May be called for several addresses; `address` is the
         first one. Raises OSError."""
-        self._listen(bind(host, port, is_shared=is_shared))
-
-    def _listen(self, sock: socket.socket) -> None:
+        sock = bind(host, port, is_shared=is_shared)
         try:
             # Accepted sockets inherit these (tcp(7), socket(7)): six system calls fewer per connection.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
             keep_alive(sock)
-            sock.listen(BACKLOG)
-            sock.setblocking(False)
         except OSError:
             sock.close()
             raise
-        if not self._sockets:
-            self.address = format_address(sock.getsockname())
-        self._sockets.append(sock)
-        self._loop.add_reader(sock, self._accept, sock)
+        self._acceptor.listen(sock, BACKLOG)
+
+    @property
+    def address(self) -> str:
+        """Of the first port; empty before there is one."""
+        return self._acceptor.address
 
     def stop_accepting(self) -> None:
         """Close the port. Established connections are not affected."""
-        if self._resume is not None:
-            self._resume.cancel()
-            self._resume = None
-        for sock in self._sockets:
-            self._loop.remove_reader(sock)
-            sock.close()
-        self._sockets.clear()
+        self._acceptor.close()
 
     def drain(self) -> None:
         """Ask every client to reconnect elsewhere; keep serving meanwhile."""
@@ -245,10 +223,8 @@ class Listener:
     def refuse(self, patience: float) -> None:
         """Accept no more connections, apart from those that the kernel has queued already, and ask every client to send
         no more requests, within `patience` seconds. What is in flight continues."""
-        for sock in self._sockets:
-            while self._accept(sock):
-                pass
-        self.stop_accepting()
+        self._acceptor.take_queued()
+        self._acceptor.close()
         self.state = ListenerState.REFUSING
         self._ask_to_leave(patience)
 
@@ -297,58 +273,28 @@ class Listener:
 
     # A connection
 
-    def _accept(self, sock: socket.socket) -> bool:
-        """Accept some of the queued connections. True: there may be more."""
-        for _ in range(ACCEPTS_PER_TURN):
-            is_full = self.size >= self.max_connections
-            if is_full and not self._strangers:
-                self._pause("connections")
-                return False
-            if self._handshakes >= self.max_handshakes:
-                self._hold()
-                return False
-            try:
-                client, address = sock.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return False
-            except OSError as error:
-                if error.errno in SHORTAGES:
-                    self._tell_of_shortage(error.errno)
-                    self._pause("descriptors")
-                    return False
-                raise
-            if self.admits is not None and not self.admits(address[0]):
-                client.close()
-                self._turned_away(address[0])
-                continue
-            if is_full and self._strangers:
-                self.events.limit("connections")
-                self._strangers.give_way()
-            client.setblocking(False)
-            task = self._loop.create_task(self._set_up(client, format_address(address)))
-            self._pending.add(task)
-            task.add_done_callback(self._set_up_ended)
-        return True
+    def _room(self) -> Room:
+        if self.size >= self.max_connections and not self._strangers:
+            self.events.limit("connections")
+            return Room.LATER
+        return Room.YES if self._handshakes < self.max_handshakes else Room.WHEN_TOLD
 
-    def _tell_of_shortage(self, number: int) -> None:
-        """Once in a while: there are ten attempts a second, for as long as clients like."""
-        if (now := self._loop.time()) < self._silent_until:
+    def _take(self, client: socket.socket, address: tuple[Any, ...]) -> None:
+        if self.admits is not None and not self.admits(address[0]):
+            client.close()
+            self._turned_away(address[0])
             return
-        self._silent_until = now + SHORTAGE_PERIOD
-        logger.error("cannot accept on %s: %s; retrying%s", self.address, os.strerror(number), cure(number))
-
-    def _hold(self) -> None:
-        """Leave new connections in the kernel's backlog until those that are being set up are fewer by half."""
-        self._is_holding = True
-        for sock in self._sockets:
-            self._loop.remove_reader(sock)
+        if self.size >= self.max_connections and self._strangers:
+            self.events.limit("connections")
+            self._strangers.give_way()
+        task = self._loop.create_task(self._set_up(client, format_address(address)))
+        self._pending.add(task)
+        task.add_done_callback(self._set_up_ended)
 
     def _set_up_ended(self, task: asyncio.Task[None]) -> None:
         self._pending.discard(task)
-        if self._is_holding and self._handshakes <= self.max_handshakes // 2:
-            self._is_holding = False
-            if self._resume is None:
-                self._unpause()
+        if self._acceptor.is_held and self._handshakes <= self.max_handshakes // 2:
+            self._acceptor.go_on()
 
     def _turned_away(self, address: str) -> None:
         self.events.limit("connection_rate")
@@ -358,20 +304,6 @@ class Listener:
             self._loop.time(),
             f"connections from {address} are closed: it opens too many a second",
         )
-
-    def _pause(self, limit: str) -> None:
-        """Leave new connections in the kernel's backlog for a moment."""
-        self.events.limit(limit)
-        for sock in self._sockets:
-            self._loop.remove_reader(sock)
-        self._resume = self._loop.call_later(PAUSE_WITHOUT_DESCRIPTORS, self._unpause)
-
-    def _unpause(self) -> None:
-        self._resume = None
-        if self._is_holding:
-            return
-        for sock in self._sockets:
-            self._loop.add_reader(sock, self._accept, sock)
 
     async def _set_up(self, client: socket.socket, remote: str) -> None:
         """Choose TLS or plaintext, then detect the HTTP version."""

@@ -179,9 +179,13 @@ def test_every_limit_and_its_default() -> None:
             assert (read_size(text) if "iB" in text else float(text)) == default, name
 
 
+CONTROL_PORT = {"connection_rate", "identity_connections", "stranger_time"}
+"""Limits of the control plane's port, which are counted by another metric and stand on the page in sentences."""
+
+
 def labels_of_code() -> Iterator[str]:
     """Every name that is counted as a limit: an argument `limit`, or a text among the arguments of what takes one."""
-    takers = {"Unacceptable", "ConnectionFault", "Rejected", "give_up_head", "on_limit", "_pause"}
+    takers = {"Unacceptable", "ConnectionFault", "Rejected", "give_up_head", "on_limit", "limit"}
     takers |= {"_too_large", "FieldScanner", "_on_limit"}
     for call in calls():
         name = getattr(call.func, "attr", "") or getattr(call.func, "id", "")
@@ -214,7 +218,10 @@ def test_every_limit_is_counted_by_the_name_on_the_page() -> None:
     rows = table("field of `MeshConfig` `limits`") + table("limit")
     rates = {f"rate_{what}" for what in re.findall(r'"(requests|bytes|examples)"', inspect.getsource(rate_limit))}
     assert len(rates) == 3
-    assert {row[2] for row in rows} - {""} == set(labels_of_code()) | rates
+    code = set(labels_of_code()) | rates
+    assert code >= CONTROL_PORT
+    assert {row[2] for row in rows} - {""} == code - CONTROL_PORT
+    assert all(f"`{name}`)" in PAGE.read_text() for name in CONTROL_PORT)
 
 
 def test_a_limit_without_a_name_is_not_counted_and_one_with_a_name_has_that_of_its_field() -> None:
