@@ -19,7 +19,7 @@ from meshproxy.control_api import ROOTS, Roots, RootsReport, leaf_name, roots_di
 from meshproxy.identity.certificates import CertificateError, own_identity
 from meshproxy.identity.peer import read_peer
 from meshproxy.identity.pem import read_certificates
-from meshproxy.identity.private_files import replace_file
+from meshproxy.identity.private_files import replace_or_overwrite
 from meshproxy.sidecar.control_channel import read_message
 from meshproxy.sidecar.control_stream import follow_stream
 from meshproxy.sidecar.reconnect import keep_open
@@ -115,6 +115,6 @@ class ControlRoots:
                     extra={"fields": {"reason": error.reason, "problem": error.message}},
                 )
                 return
-            await asyncio.to_thread(replace_file, self._channel.files.trust_bundle, roots, 0o644)
+            await asyncio.to_thread(replace_or_overwrite, self._channel.files.trust_bundle, roots, 0o644)
         logger.info("trust bundle received", extra={"fields": {"trust_bundle": roots_digest(roots)}})
         self._has_news.set()

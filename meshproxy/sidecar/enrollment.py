@@ -21,7 +21,7 @@ import msgspec
 from meshproxy.config.unreadable import tell_not_followed, why
 from meshproxy.control_api import ISSUE, IssueRequest, IssueResponse
 from meshproxy.identity.certificates import CertificateError, Credentials, own_identity
-from meshproxy.identity.private_files import replace_file
+from meshproxy.identity.private_files import replace_or_overwrite
 from meshproxy.identity.renewal import Renewal
 from meshproxy.sidecar.control_channel import read_message
 from meshproxy.sidecar.new_key import KeyFailure, new_key
@@ -265,8 +265,12 @@ class Enrollment:
     def _store(self, credentials: Credentials) -> None:
         """The roots first: a certificate of a new root is of no use before it. Raises OSError."""
         files = self._channel.files
-        replace_file(files.trust_bundle, credentials.bundle_pem, 0o644)
-        replace_file(files.certificate, credentials.certificate_pem + credentials.key_pem, 0o600)
+        replace_or_overwrite(files.trust_bundle, credentials.bundle_pem, 0o644)
+        if replace_or_overwrite(files.certificate, credentials.certificate_pem + credentials.key_pem, 0o600):
+            logger.warning(
+                "the disk is full: the certificate was written over the one before",
+                extra={"fields": {"folder": self._settings.folder}},
+            )
 
 
 def _check_writable(folder: Path) -> None:

@@ -26,6 +26,7 @@ from meshproxy.control.authority import RequestRefused
 from meshproxy.control.service_accounts import PodIdentity
 from meshproxy.control.settings import Settings
 from meshproxy.devtools.ca import DevelopmentCA
+from meshproxy.identity import private_files
 from meshproxy.identity.certificates import IdentityFiles, own_identity
 from meshproxy.sidecar import enrollment as module
 from meshproxy.sidecar.control_channel import ControlChannel
@@ -365,7 +366,7 @@ async def test_what_else_can_fail(world: World, caplog: pytest.LogCaptureFixture
         raise OSError(28, "No space left on device")
 
     it = enrollment(world)
-    monkeypatch.setattr(module, "replace_file", full)
+    monkeypatch.setattr(module, "replace_or_overwrite", full)
     for _ in range(2):
         assert not await it._attempt()
         assert problems(caplog)[-1] == f"{world.settings.folder} cannot be written: No space left on device"
@@ -378,6 +379,26 @@ async def test_what_else_can_fail(world: World, caplog: pytest.LogCaptureFixture
     world.write_token()
     assert not await it._attempt()
     assert "trust bundle /nowhere cannot be read" in problems(caplog)[-1]
+
+
+async def test_a_disk_that_stays_full(world: World, caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
+    """Each certificate is written over the one before, so none expires."""
+    world.write_token()
+    it = enrollment(world)
+    assert await it._attempt()
+    before = world.serial()
+    with monkeypatch.context() as patched:
+
+        def full(*arguments: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        patched.setattr(private_files, "replace_file", full)
+        assert await it._attempt()
+    assert world.serial() != before
+    assert stat.S_IMODE(it._channel.files.certificate.stat().st_mode) == 0o600
+    assert [_fields(record) for record in caplog.records if "the disk is full" in record.getMessage()] == [
+        {"folder": world.settings.folder}
+    ]
 
 
 @pytest.mark.parametrize("offset", [-300.0, 0.0, 300.0])
