@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from functools import cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshproxy.codec.limits import Limits
@@ -26,6 +25,7 @@ from meshproxy.sidecar.configuration import Configuration
 from meshproxy.sidecar.direction import Direction
 from meshproxy.sidecar.document_source import FileDocuments, LastGoodDocuments, SharedDocuments
 from meshproxy.sidecar.drain import drain
+from meshproxy.sidecar.logs import Logs
 from meshproxy.sidecar.rotation import IdentityRotation, load_identity, wait_for_identity
 from meshproxy.sidecar.server_metrics import ServerMetrics
 from meshproxy.sidecar.server_tls import check_files
@@ -34,9 +34,7 @@ from meshproxy.sidecar.status import Status
 from meshproxy.sidecar.tokens import Tokens
 from meshproxy.sidecar.tracing import Tracing
 from meshproxy.sidecar.worker import Report, read_documents, send_reports, watch_supervisor
-from meshproxy.telemetry.access_log import AccessLog
 from meshproxy.telemetry.json_lines import JsonLines
-from meshproxy.telemetry.line_writer import LineWriter
 from meshproxy.telemetry.log_encoding import UtcClock
 from meshproxy.telemetry.observer import Observer, Sink
 from meshproxy.telemetry.process import watch_process
@@ -66,14 +64,10 @@ if TYPE_CHECKING:
     from meshproxy.sidecar.rotation import LoadedIdentity
     from meshproxy.sidecar.worker import WorkerSlot
     from meshproxy.sidecar.worker_rollouts import WorkerRollouts
-    from meshproxy.telemetry.audit import AuditLog
-    from meshproxy.telemetry.audit_writer import AuditWriter
     from meshproxy.telemetry.call_reports import CallReports
 
 logger = logging.getLogger(__name__)
 
-LOG_PERIOD = 0.5
-"""Seconds that a line of the access log may be buffered."""
 PARTING_TURNS = 5
 """Iterations of the event loop until every component has handled an aborted connection, TLS included."""
 UPSTREAM_WINDOW = 1 << 30
@@ -124,31 +118,10 @@ class Sidecar:
             self.metrics.clock_offset.read_from(link.enrollment.measure)
         clock = UtcClock(0.0)
         clock.expire(loop.time())
-        self._log_sinks: list[LineWriter] = []
+        self._logs = logs = Logs(documents.sidecar, slot.number if slot is not None else None, clock, self.metrics)
         # Spans first: metrics name the traces of those that are exported.
         sinks: list[Sink] = [record_trace, self.metrics.requests.observe]
-        access_log: AccessLog | None = None
-        if (access := _open_sink(spec.access_log)) is not None:
-            self.metrics.access_log_dropped.read_from(lambda: [((), access.dropped)])
-            self._log_sinks.append(access)
-            access_log = log = AccessLog(access, clock)
-            self.metrics.access_log_filtered.read_from(lambda: [((), log.filtered)])
-            sinks.append(log)
-        audit_log: AuditLog | None = None
-        self._trail: AuditWriter | None = None
-        if spec.audit_log != "off":
-            from meshproxy.telemetry.audit import AuditLog  # its memory is for those who have a trail
-            from meshproxy.telemetry.audit_trail import open_trail
-            from meshproxy.telemetry.audit_writer import TRAFFIC_BYTES
-
-            number = slot.number if slot is not None else None
-            self._trail = trail = open_trail(spec.audit_log, spec.audit, documents.sidecar.metadata.name, number)
-            self.metrics.audit_dropped.read_from(lambda: [((), trail.dropped)])
-            self.metrics.audit_failing.read_from(lambda: [((), int(bool(trail.problem)))])
-            audit_log = AuditLog(
-                trail.write, clock, self.metrics.audit_events, write_traffic=partial(trail.write, most=TRAFFIC_BYTES)
-            )
-            sinks.append(audit_log)
+        sinks += [log for log in (logs.access, logs.audit) if log is not None]
         reported: CallReports | None = None
         self.reports: ReportQueue | None = None
         told: Callable[[bytes], bytes] | None = None
@@ -221,8 +194,8 @@ class Sidecar:
             tokens=self.tokens,
             tracing=self.tracing,
             identity=self.identity,
-            access_log=access_log,
-            audit_log=audit_log,
+            access_log=logs.access,
+            audit_log=logs.audit,
         )
         compiled = self.configuration.compile(documents)
 
@@ -239,7 +212,7 @@ class Sidecar:
                 on_limit=partial(self.limit, direction),
                 traffic=traffic,
                 repeat=observer.repeat,
-                admit_admin=self._admit_admin if self._trail is not None else None,
+                admit_admin=self._admit_admin if logs.trail is not None else None,
                 turns=turns,
             )
 
@@ -384,8 +357,7 @@ class Sidecar:
             await self._close()
             raise
         self._reaper.start()
-        if self._trail is not None:
-            self._trail.start()
+        self._logs.start()
         fields = {direction.name: direction.listener.address for direction in self.directions}
         logger.info(
             "listening" if self._slot is None else "worker listening",
@@ -396,7 +368,7 @@ class Sidecar:
         tasks = [
             self._loop.create_task(self.configuration.run()),
             self._loop.create_task(self.identity.run()),
-            self._loop.create_task(self._flush_log()),
+            self._loop.create_task(self._logs.run()),
         ]
         if self._slot is not None:
             tasks.append(self._loop.create_task(send_reports(self._report)))
@@ -462,38 +434,20 @@ class Sidecar:
         await self.clusters.close()
         self._reaper.stop()
         await asyncio.sleep(0)
-        for sink in self._log_sinks:
-            sink.close()
-        if self._trail is not None:
-            self._trail.close()
+        self._logs.close()
         logger.info("stopped")
-
-    async def _flush_log(self) -> None:
-        while True:
-            await asyncio.sleep(LOG_PERIOD)
-            for sink in self._log_sinks:
-                sink.flush()
 
     def _hung_up(self) -> None:
         """SIGHUP: reload, look for a new certificate, and reopen log files that were rotated."""
         self.configuration.request()
         self.identity.request()
-        self._reopen_logs()
+        self._logs.reopen()
 
     def _rotated(self) -> None:
         """SIGUSR1: reopen log files, and nothing else."""
         spec = self.configuration.documents.sidecar.spec
         logger.info("reopening log files", extra={"fields": {"access": spec.access_log, "audit": spec.audit_log}})
-        self._reopen_logs()
-
-    def _reopen_logs(self) -> None:
-        for sink in self._log_sinks:
-            try:
-                sink.reopen()
-            except OSError as error:
-                logger.error("log file could not be reopened", extra={"fields": {"problem": str(error)}})
-        if self._trail is not None:
-            self._trail.reopen()
+        self._logs.reopen()
 
     # What the parts ask for
 
@@ -503,9 +457,10 @@ class Sidecar:
 
     def _admit_admin(self) -> None:
         """Raises Refusal: nobody would know of a call of an admin verb."""
-        assert self._trail is not None
+        trail = self._logs.trail
+        assert trail is not None
         wanted = self.configuration.documents.mesh.spec.telemetry.audit.admin_without_trail
-        if wanted == "refuse" and (problem := self._trail.problem):
+        if wanted == "refuse" and (problem := trail.problem):
             logger.warning("admin call refused: no audit trail", extra={"fields": {"problem": problem}})
             raise Refusal(
                 Reason.AUDIT_UNAVAILABLE, "The audit trail cannot be written: ask an operator of the sidecar."
@@ -581,9 +536,3 @@ async def run_worker(paths: Sequence[str], slot: WorkerSlot) -> None:
 
         rollouts = WorkerRollouts(documents.sidecar, settings, slot.number)
     await Sidecar(source, documents, identity, slot, rollouts=rollouts).run()
-
-
-def _open_sink(where: str) -> LineWriter | None:
-    if where == "off":
-        return None
-    return LineWriter.stdout() if where == "stdout" else LineWriter.file(Path(where))

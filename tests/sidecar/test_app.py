@@ -40,6 +40,7 @@ from meshproxy.sidecar import clusters, configuration, document_source, drain, w
 from meshproxy.sidecar.app import PARTING_TURNS, Sidecar, run_sidecar
 from meshproxy.sidecar.direction import Direction
 from meshproxy.sidecar.document_source import FileDocuments
+from meshproxy.sidecar.logs import Logs
 from meshproxy.sidecar.rotation import load_identity
 from meshproxy.sidecar.supervisor import reserve
 from meshproxy.sidecar.tokens import Tokens
@@ -872,10 +873,10 @@ class TestItsEnd:
     async def test_a_part_of_ours_that_dies_ends_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Going on would hide that nothing watches, or writes, any more."""
 
-        async def fail(self: Sidecar) -> None:
+        async def fail(self: Logs) -> None:
             raise RuntimeError("a mistake of ours")
 
-        monkeypatch.setattr(Sidecar, "_flush_log", fail)
+        monkeypatch.setattr(Logs, "run", fail)
         async with model_server() as model, running(tmp_path, model, ends=False) as it:
             await asyncio.wait((it.task,))
             with pytest.raises(RuntimeError, match="a mistake of ours"):
