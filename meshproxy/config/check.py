@@ -329,7 +329,7 @@ def _impossible(route: Placed, look: Look) -> Iterator[Problem]:
     if own is None and "inbound" in directions:
         servers = (find(sidecar.node, "spec", "inbound", "server") for sidecar in look(ONE_OF, "Sidecar"))
         own = next((server.value for server in servers if server is not None), None)
-    if mirror is not None and _target(mirror, own, _only_model(route)) in _targets(route, own):
+    if mirror is not None and _targets(route, own) == {_target(mirror, own, _only_model(route))}:
         yield route.at(mirror, "spec.mirror", "mirrors calls to where they already go", Code.IMPOSSIBLE)
     yield from _text_versions(route, own, look)
 
@@ -349,11 +349,11 @@ def _text_versions(route: Placed, own: object, look: Look) -> Iterator[Problem]:
             yield route.at(node, field, message, Code.IMPOSSIBLE)
 
 
-def _targets(route: Placed, own: object) -> list[object]:
+def _targets(route: Placed, own: object) -> set[object]:
     """Where calls of a route go: server, model, version and label of each share."""
     split = items(find(route.node, "spec", "split"))
     shares = [share for share in split if value_at(find(share, "weight")) != 0]
-    return [_target(share, own, _only_model(route)) for share in shares] or [(own, None, None, None)]
+    return {_target(share, own, _only_model(route)) for share in shares} or {(own, None, None, None)}
 
 
 def _target(node: Node, own: object, asked: object = None) -> tuple[object, object, object, object]:

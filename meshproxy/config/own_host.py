@@ -101,7 +101,7 @@ def misfits(
 
 
 def _mirrors_to_itself(route: ModelRoute, own: str) -> bool:
-    """Whether a route mirrors inbound calls to where they already go, because it names the server of this sidecar."""
+    """Whether a route mirrors all inbound calls to where they go, because it names the server of this sidecar."""
     spec = route.spec
     if spec.mirror is None or spec.server is not None or "inbound" not in spec.directions:
         return False
@@ -110,5 +110,5 @@ def _mirrors_to_itself(route: ModelRoute, own: str) -> bool:
     def target(to: Destination | Mirror) -> tuple[object, ...]:
         return to.server or own, None if to.model == asked else to.model, to.version, to.label
 
-    shares = [target(share) for share in spec.split if share.weight]
-    return target(spec.mirror) in (shares or [(own, None, None, None)])
+    shares = {target(share) for share in spec.split if share.weight}
+    return (shares or {(own, None, None, None)}) == {target(spec.mirror)}

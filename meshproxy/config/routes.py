@@ -136,7 +136,8 @@ class Compare(Part, frozen=True):
 
 class Mirror(Part, frozen=True):
     """Mirrors calls to another server, model or version, and discards the responses, or compares them. It never delays
-    or fails a call: calls beyond its limits are not mirrored, and counted."""
+    or fails a call: calls beyond its limits are not mirrored, and counted. Calls that go there themselves, by their
+    share of a split or by the version that they name, are not mirrored."""
 
     server: Name | None = None
     """The name of a ModelServer. Left out: the route's."""

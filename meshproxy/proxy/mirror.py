@@ -81,7 +81,7 @@ class Mirrors:
         limits: ScanLimits,
     ) -> MirroredRequest | None:
         """A copy of this request, if it is to have one. Nothing but inference is worth one, and a reload must not be
-        made twice.
+        made twice. Nor is a call copied to where it goes itself: that server would answer it twice, and agree.
 
         Args:
             server: where the request itself goes.
@@ -91,6 +91,10 @@ class Mirrors:
         mirror = route.mirror
         context = self.context
         if mirror is None or not operation.verb.is_inference or context.draw() * 100 >= mirror.percent:
+            return None
+        forwarded = exchange.forwarded
+        assert forwarded is not None
+        if mirror.server in (None, server) and route.mirrored(forwarded) == forwarded:
             return None
         in_flight = self.in_flight.get(route.name, 0)
         if in_flight >= mirror.max_in_flight:

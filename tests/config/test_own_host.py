@@ -156,8 +156,9 @@ def test_bundles_that_nobody_delivers() -> None:
         ({"mirror": {"server": "s"}, "server": "t"}, False),
         ({"mirror": {"server": "s"}, "directions": ["outbound"]}, False),
         ({"mirror": {"server": "s"}, "split": [{"server": "t"}]}, False),
-        ({"mirror": {"server": "s"}, "split": [{"server": "t"}, {"weight": 1}]}, True),
+        ({"mirror": {"server": "s"}, "split": [{"server": "t"}, {"weight": 1}]}, False),
         ({"mirror": {"server": "s"}, "split": [{"server": "t"}, {"weight": 0}]}, False),
+        ({"mirror": {"server": "s"}, "split": [{"server": "t", "weight": 0}, {"weight": 1}]}, True),
         ({}, False),
     ],
 )

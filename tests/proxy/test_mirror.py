@@ -111,6 +111,23 @@ class TestBegin:
         assert made.operation.verb is Verb.METADATA
         assert (made.copy, made.results) == (None, [])
 
+    @pytest.mark.parametrize(
+        ("mirror", "version", "is_made"),
+        [
+            (Mirror(server="main", version="2"), "2", False),
+            (Mirror(server="main", version="2"), "1", True),
+            (Mirror(server="other", version="2"), "2", True),
+            (Mirror(version="2"), "2", False),
+            (Mirror(model="open"), None, False),
+            (Mirror(model="open"), "2", True),
+            (Mirror(server="main"), None, False),
+        ],
+    )
+    def test_not_to_where_the_call_goes_itself(self, mirror: Mirror, version: str | None, is_made: bool) -> None:
+        made = Alone(mirror, forwarded=Call(Verb.PREDICT, (ModelRef("open", version),)))
+        assert (made.copy is not None) == is_made
+        assert (made.results, len(made.mirrors.in_flight)) == ([], is_made)
+
     def test_not_more_than_the_limit(self) -> None:
         made = Alone(Mirror(server="other", max_in_flight=1))
         assert made.begin() is None
