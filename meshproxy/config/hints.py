@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 ISTIO, LINKERD, ENVOY, KUBERNETES, GATEWAY = "Istio", "Linkerd", "Envoy", "Kubernetes", "the Gateway API"
-FLAGGER, ARGO = "Flagger", "Argo Rollouts"
+FLAGGER, ARGO, ENVOY_GATEWAY = "Flagger", "Argo Rollouts", "Envoy Gateway"
 
 _POLICY = "ModelRole (which calls) with ModelRoleBinding (who may make them, or may not)"
 _ROUTE = "ModelRoute"
@@ -51,6 +51,12 @@ KINDS: dict[str, tuple[str, str]] = {
     "BackendTLSPolicy": (GATEWAY, f"`tls` of a {_SERVER}, or `workload` for a sidecar"),
     "InferencePool": (GATEWAY, _SERVER),
     "InferenceModel": (GATEWAY, _ROUTE),
+    "SecurityPolicy": (ENVOY_GATEWAY, f"`issuers` of the MeshConfig, {_POLICY}, and `cors` of a ModelRoute"),
+    "BackendTrafficPolicy": (ENVOY_GATEWAY, f"{_ROUTE} (`timeout`, `retries`, `rateLimits`) and {_SERVER}"),
+    "ClientTrafficPolicy": (ENVOY_GATEWAY, "`limits` and `tls` of the MeshConfig"),
+    "EnvoyExtensionPolicy": (ENVOY_GATEWAY, "nothing: there are no filters to add"),
+    "EnvoyPatchPolicy": (ENVOY_GATEWAY, "nothing: there are no filters to add"),
+    "EnvoyProxy": (ENVOY_GATEWAY, "Sidecar"),
     "Role": (KUBERNETES, "ModelRole"),
     "ClusterRole": (KUBERNETES, "ModelRole"),
     "RoleBinding": (KUBERNETES, "ModelRoleBinding"),
@@ -65,6 +71,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "MetricTemplate": (FLAGGER, "`metrics` of a ModelRollout, which need no queries"),
     "Rollout": (ARGO, "ModelRollout"),
     "AnalysisTemplate": (ARGO, "`analysis` of a ModelRollout"),
+    "ClusterAnalysisTemplate": (ARGO, "`analysis` of a ModelRollout"),
     "MeshTrafficPermission": ("Kuma", _POLICY),
     "MeshHTTPRoute": ("Kuma", _ROUTE),
     "MeshTimeout": ("Kuma", "`timeout` of a ModelRoute"),
@@ -74,7 +81,8 @@ KINDS: dict[str, tuple[str, str]] = {
 """Kind -> whose it is, and what takes its place."""
 
 GROUPS = ("istio.io", "linkerd.io", "smi-spec.io", "gateway.networking.k8s.io", "inference.networking.k8s.io",
-          "inference.networking.x-k8s.io", "consul.hashicorp.com", "kuma.io", "flagger.app", "argoproj.io")  # fmt: skip
+          "inference.networking.x-k8s.io", "consul.hashicorp.com", "kuma.io", "flagger.app", "argoproj.io",
+          "gateway.envoyproxy.io")  # fmt: skip
 """Ends of the API groups of meshes."""
 
 _WORKLOAD = "`workload: {namespace: ..., serviceAccount: ...}` or `workload: {spiffeId: ...}` of a subject"

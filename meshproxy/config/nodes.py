@@ -87,11 +87,12 @@ class Unreadable(Exception):
         self.code = code
 
 
-def read_documents(text: str, report: Report, first_line: int = 1) -> Iterator[Node]:
+def read_documents(text: str, report: Report, first_line: int = 1, *, numbers_are_keys: bool = False) -> Iterator[Node]:
     """The documents of a YAML (or JSON) text, one after the other; empty ones are left out.
 
     Args:
         first_line: where the text begins in its file.
+        numbers_are_keys: a key that is a whole number is the text of it, as for kubectl (`portLevelMtls` of Istio).
 
     What is wrong with a value goes to `report`, before the document is handed out. Raises `Unreadable` where nothing
     after can be made sense of.
@@ -99,15 +100,16 @@ def read_documents(text: str, report: Report, first_line: int = 1) -> Iterator[N
     if odd := _ODD_BREAKS.search(text):
         line = text.count("\n", 0, odd.start()) + first_line
         raise Unreadable(line, f"U+{ord(odd[0]):04X} ends a line in YAML 1.1 only: write it as an escape in quotes")
-    reader = _Reader(text, report, first_line)
+    reader = _Reader(text, report, first_line, numbers_are_keys=numbers_are_keys)
     while (node := reader.next_document()) is not None:
         if node.value is not None:
             yield node
 
 
 class _Reader:
-    def __init__(self, text: str, report: Report, first_line: int) -> None:
+    def __init__(self, text: str, report: Report, first_line: int, *, numbers_are_keys: bool) -> None:
         self._events = yaml.parse(text, Loader=LOADER)
+        self._numbers_are_keys = numbers_are_keys
         self._report_with_code = report
         self._first_line = first_line
         self._anchors: dict[str, Node | None] = {}
@@ -196,6 +198,8 @@ class _Reader:
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
             key = self._node(event, path, depth - 1)
             name = key.value
+            if self._numbers_are_keys and type(name) is int:
+                name = event.value
             field = path if not isinstance(name, str) else f"{path}.{name}" if path else name
             value = self._node(self._next(), field, depth - 1)
             value.key_line = key.line

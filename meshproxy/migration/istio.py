@@ -44,6 +44,8 @@ REASONS = {
     "tls": "connections between sidecars are mTLS; `tls` of a ModelServer is between a sidecar and a model server",
     "tcp": "calls are REST and gRPC",
     "redirect": "calls of models are not redirected",
+    "directResponse": "a sidecar answers no call of its own: `fault` with `abort` refuses a share of the calls",
+    "delegate": "write its routes into one document",
     "rewrite": "`split` of a ModelRoute writes another model or version into a call",
     "corsPolicy": "`cors` of a ModelRoute has its own rules: write it by hand",
     "http1MaxPendingRequests": "`concurrency` of a ModelRoute limits what waits",
@@ -69,6 +71,10 @@ def virtual_service(source: Source, name: str, namespace: str, translation: Tran
         return
     spec.value("hosts")
     for number, route in enumerate(routes, 1):
+        if answers := [name for name in ("redirect", "directResponse", "delegate") if route.has(name)]:
+            route.note(answers[0], Kind.REFUSED, REASONS[answers[0]])
+            route.read_all()
+            continue
         matches = route.parts("match")
         route.value("name")
         own = name if len(routes) == 1 else f"{name}-{number}"
@@ -153,7 +159,13 @@ def _actions(route: Source, namespace: str, translation: Translation) -> dict[st
     for field in ("mirror", "mirrors"):
         targets = [route.part("mirror")] if field == "mirror" else route.parts("mirrors")
         for target in filter(None, targets):
-            made["mirror"] = _mirror(target, route, namespace, translation)
+            if "mirror" in made:
+                target.note("", Kind.LEFT_OUT, "a ModelRoute has one mirror")
+                target.read_all()
+            else:
+                made["mirror"] = _mirror(target, route, namespace, translation)
+                if made["mirror"]["server"] in [share["server"] for share in split]:
+                    target.note("", Kind.DIFFERENT, "calls whose share goes there are not mirrored")
     if (fault := route.part("fault")) is not None:
         made["fault"] = _fault(fault)
     return made

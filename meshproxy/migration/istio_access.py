@@ -200,8 +200,8 @@ def _source(source: Source, is_strict: bool, namespace: str, settings: Settings)
             source.note(name, Kind.NARROWER, f"{why}: the denial is of all callers that the rest names")
         if not is_strict and name in ("namespaces", "serviceAccounts"):
             source.note(name, Kind.DIFFERENT, OWN_TRUST_DOMAIN)
-    if "ipBlocks" in source.names:
-        choices = [_one_list(each, "ipBlocks") if each and "ipBlocks" in each[0] else each for each in choices]
+    for name in ("ipBlocks", "notIpBlocks"):  # an address is in one of them, and in none of them
+        choices = [_one_list(each, name) if each and name in each[0] else each for each in choices]
     return [each for each in _combined(choices, is_strict) if each] or None
 
 
@@ -221,10 +221,12 @@ def _subject(name: str, value: str, namespace: str, settings: Settings) -> Docum
             if "*" in value:
                 raise Inexpressible(f"{value}: Istio knows no stars in it")
             return {"workload": {"namespace": of or namespace, "serviceAccount": account}}
-        case "ipBlocks":
-            return {"ipBlocks": [value]}
+        case "ipBlocks" | "notIpBlocks":
+            return {name: [value]}
         case "requestPrincipals":
             return {"token": _token(value, settings)}
+        case "notRequestPrincipals":
+            raise Inexpressible(f"{name} has no counterpart, as a subject of what allows may demand a `token`")
     raise Inexpressible(f"{name} has no counterpart")
 
 

@@ -182,7 +182,7 @@ def read_sources(file: str, content: bytes, translation: Translation) -> Iterato
 
     found: list[Node] = []
     try:
-        for node in read_documents(content.decode("utf-8-sig"), report):
+        for node in read_documents(content.decode("utf-8-sig"), report, numbers_are_keys=True):
             found += _listed(node)
     except Unreadable as error:
         report(error.line, "", error.message, error.code)

@@ -100,5 +100,6 @@ def test_whose_documents_are_of_another_mesh() -> None:
     assert hints.is_of_another_mesh("security.istio.io/v1", "AuthorizationPolicy")
     assert hints.is_of_another_mesh("networking.istio.io/v1", "Sidecar")
     assert hints.is_of_another_mesh("policy.linkerd.io/v1beta3", "Server")
+    assert hints.is_of_another_mesh("gateway.envoyproxy.io/v1alpha1", "SecurityPolicy")
     assert not hints.is_of_another_mesh("rbac.authorization.k8s.io/v1", "Role")
     assert not hints.is_of_another_mesh("apps/v1", "Deployment")

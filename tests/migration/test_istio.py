@@ -120,6 +120,31 @@ def test_what_is_refused() -> None:
         assert (made.documents, [note.kind for note in made.notes]) == ([], [Kind.REFUSED])
 
 
+def test_a_route_that_goes_to_no_server_is_no_route_here() -> None:
+    """One of all models would be left, without anything that it does."""
+    for field, value in (("redirect", {"uri": "/"}), ("directResponse", {"status": 503}), ("delegate", {"name": "x"})):
+        document = route()
+        document["spec"]["http"].insert(0, {"match": [{"uri": {"prefix": "/v1/models/m"}}], field: value})
+        made = translate(document)
+        assert list(specs(made, "ModelRoute")) == ["r-2"]
+        assert [(note.field, note.kind) for note in made.notes] == [(f"spec.http[0].{field}", Kind.REFUSED)]
+
+
+def test_a_mirror_to_a_server_that_has_a_share() -> None:
+    shares = [{"destination": {"host": host}, "weight": 50} for host in ("a", "b")]
+    made = translate(route(route=shares, mirror={"host": "b"}))
+    assert specs(made, "ModelRoute")["r"]["mirror"] == {"server": "b"}
+    assert [(note.field, note.kind) for note in made.notes] == [("spec.http[0].mirror", Kind.DIFFERENT)]
+    assert translate(route(route=shares, mirror={"host": "c"})).notes == []
+
+
+def test_of_several_mirrors_the_first_is_written() -> None:
+    mirrors = [{"destination": {"host": host}, "percentage": {"value": 5}} for host in ("a", "b")]
+    made = translate(route(mirrors=mirrors))
+    assert specs(made, "ModelRoute")["r"]["mirror"] == {"server": "a", "percent": 5}
+    assert [(note.field, note.kind) for note in made.notes] == [("spec.http[0].mirrors[1]", Kind.LEFT_OUT)]
+
+
 def test_names_of_servers() -> None:
     assert server_name("models.serving.svc.cluster.local", "v1") == "models-v1"
     assert server_name("My_Host", None) == "my-host"

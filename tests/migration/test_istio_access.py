@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,11 @@ ALICE = {"issuer": "corp", "claims": {"sub": "alice"}}
         ({"serviceAccounts": ["a/b"]}, [{"workload": ACCOUNT}]),
         ({"serviceAccounts": ["c"]}, [{"workload": {"namespace": "istio-system", "serviceAccount": "c"}}]),
         ({"ipBlocks": ["10.0.0.0/8", "192.0.2.1"]}, [{"ipBlocks": ["10.0.0.0/8", "192.0.2.1"]}]),
+        ({"notIpBlocks": ["10.0.0.0/8", "192.0.2.1"]}, [{"notIpBlocks": ["10.0.0.0/8", "192.0.2.1"]}]),
+        (
+            {"ipBlocks": ["10.0.0.0/8"], "notIpBlocks": ["10.1.0.0/16", "10.2.0.0/16"]},
+            [{"ipBlocks": ["10.0.0.0/8"], "notIpBlocks": ["10.1.0.0/16", "10.2.0.0/16"]}],
+        ),
         ({"requestPrincipals": ["https://login.example/alice"]}, [{"token": ALICE}]),
     ],
 )  # fmt: skip
@@ -125,6 +131,7 @@ def test_sources(fields: dict[str, Any], subjects: list[Any]) -> None:
     "fields",
     [
         {"notPrincipals": ["a"]},
+        {"notRequestPrincipals": ["*"]},
         {"remoteIpBlocks": ["10.0.0.0/8"]},
         {"principals": ["*/sa/b"]},
         {"requestPrincipals": ["*"]},
@@ -182,6 +189,7 @@ SOURCES = st.fixed_dictionaries(
         "namespaces": st.lists(VALUES, min_size=1, max_size=2),
         "notNamespaces": st.lists(NAMES, min_size=1, max_size=1),
         "ipBlocks": st.just(["10.0.0.0/8"]),
+        "notIpBlocks": st.sampled_from([["10.1.0.0/16"], ["10.0.0.0/8", "192.0.2.0/24"]]),
     },
 ).filter(bool)
 PATHS = st.sampled_from(
@@ -224,6 +232,7 @@ def matches(rule: dict[str, Any], namespace: str, account: str, address: str, te
             and ("namespaces" not in each or fits(namespace, each["namespaces"]))
             and ("notNamespaces" not in each or not fits(namespace, each["notNamespaces"]))
             and ("ipBlocks" not in each or address.startswith("10."))
+            and not any(ip_address(address) in ip_network(block) for block in each.get("notIpBlocks", ()))
         )
 
     def to_operation(each: dict[str, Any]) -> bool:
@@ -257,7 +266,7 @@ def compiled(made: Translation) -> Policy:
     rule=RULES,
     namespace=NAMES,
     account=NAMES,
-    address=st.sampled_from(["10.1.1.1", "192.0.2.1"]),
+    address=st.sampled_from(["10.1.1.1", "10.2.1.1", "192.0.2.1"]),
     tenant=NAMES,
     path=st.sampled_from(sorted(ROWS)),
     is_allow=st.booleans(),

@@ -66,6 +66,13 @@ def test_files_that_cannot_be_read(text: bytes) -> None:
         sources(text, Translation())
 
 
+def test_ports_as_keys() -> None:
+    """As Istio's reference writes them without quotes, and kubectl takes them."""
+    text = b"kind: PeerAuthentication\nspec: {portLevelMtls: {8080: {mode: DISABLE}}}\n"
+    ((_, _, source),) = sources(text, Translation())
+    assert source.value("spec") == {"portLevelMtls": {"8080": {"mode": "DISABLE"}}}
+
+
 def test_equal_documents_are_written_once() -> None:
     translation = Translation()
     for _ in range(2):
