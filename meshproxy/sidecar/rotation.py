@@ -35,6 +35,11 @@ WAIT_SECONDS = 1.0
 """Between two attempts of a worker that is started again and has no certificate to serve with."""
 
 
+BEHIND = 30.0
+"""Seconds by which the clocks of peers may be behind: so long a new certificate waits, from when it is valid, while the
+one before is."""
+
+
 class IdentityRequirements(msgspec.Struct, frozen=True):
     """What the documents require of the identity. As long as it stays the same, a reload leaves the identity alone."""
 
@@ -95,6 +100,24 @@ class LoadedIdentity(msgspec.Struct, frozen=True):
             minimum_version=requirements.minimum_version,
         )
         return cls(source, requirements, credentials, identity)
+
+    def waits_until(self, before: LoadedIdentity) -> float:
+        """Until when the one before is shown to peers, whose clocks differ: some may not take this one as valid yet, or
+        that one as valid any more. As many seconds from either, but `BEHIND` at most. What differs in more than the
+        certificate does not wait.
+
+        Authorities that backdate what they issue by more, as most do, have none of this; cert-manager does not.
+        """
+        if _apart_from_pair(self) != _apart_from_pair(before):
+            return 0.0
+        start = self.identity.not_before
+        return start + min(BEHIND, (before.identity.workload.not_after - start) / 2)
+
+
+def _apart_from_pair(loaded: LoadedIdentity) -> tuple[object, ...]:
+    """All but certificate and key."""
+    credentials = loaded.credentials
+    return loaded.identity.workload.spiffe_id, credentials.bundle_pem, dict(credentials.other_bundles)
 
 
 async def load_identity(documents: Documents, open_source: OpenSource = identity_source) -> LoadedIdentity | None:
@@ -160,6 +183,8 @@ class IdentityRotation:
         self._wanted = asyncio.Event()
         self._problem: str | None = None
         """Why the source's credentials are not in use; None if they are."""
+        self._waits = 0.0
+        """Seconds for which they wait (`LoadedIdentity.waits_until`)."""
         self._then: Callable[[], None] | None = None
         """Documents were rejected for the certificate: try them again when a source changes."""
         self._awaited: IdentitySource | None = None
@@ -207,11 +232,11 @@ class IdentityRotation:
         self._wanted.set()
 
     async def run(self) -> None:
-        """Rotate whenever the source changes, and every `AGAIN` seconds while its credentials are rejected: one that is
-        not valid yet by the clock of this host becomes valid without any change of the files."""
+        """Rotate whenever the source changes, when a certificate has waited, and every `AGAIN` seconds while one is
+        rejected: one that is not valid yet by the clock of this host becomes valid without any change of the files."""
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(AGAIN if self._problem is not None else None):
+                async with asyncio.timeout(self._waits or (AGAIN if self._problem is not None else None)):
                     await self._wanted.wait()
             has_changed = self._wanted.is_set()
             self._wanted.clear()
@@ -222,7 +247,7 @@ class IdentityRotation:
 
     async def rotate(self) -> None:
         """Take what the source has into use, if that is new and proven. Otherwise nothing changes."""
-        before = self._loaded
+        before, self._waits = self._loaded, 0.0
         if before is None:
             return
         try:
@@ -237,6 +262,10 @@ class IdentityRotation:
             # A defect: it must not stop the traffic, nor the next rotation.
             self._reject(repr(error), {"problem": repr(error)}, exc_info=error)
         else:
+            if is_new and (waits := after.waits_until(before) - time.time()) > 0.0:
+                self._waits = min(waits, BEHIND)
+                self._report_problems(credentials)
+                return
             self._loaded = after = replace(after, credentials=credentials)
             if is_new:
                 self._exchange(after)

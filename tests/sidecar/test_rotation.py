@@ -8,7 +8,7 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 import pytest
@@ -22,7 +22,7 @@ from meshproxy.identity.certificates import CertificateError, Credentials, OwnId
 from meshproxy.identity.mesh_context import MeshContext
 from meshproxy.identity.trust import Bundle
 from meshproxy.sidecar import rotation as module
-from meshproxy.sidecar.rotation import IdentityRotation, identity_requirements, load_identity, wait_for_identity
+from meshproxy.sidecar.rotation import BEHIND, IdentityRotation, identity_requirements, load_identity, wait_for_identity
 from meshproxy.telemetry.sidecar_metrics import SidecarMetrics
 
 DOMAIN = "dev.example"
@@ -37,6 +37,11 @@ def credentials(leaf: IssuedCertificate) -> Credentials:
     return Credentials(leaf.certificate_pem, leaf.key_pem, CA.bundle_pem)
 
 
+def just_valid(spiffe_id: str = ID, start: datetime | None = None) -> IssuedCertificate:
+    """Not backdated, as cert-manager issues them."""
+    return CA.issue(spiffe_id, not_before=start or datetime.now(UTC))
+
+
 class FakeSource:
     """Delivers what it is given (`IdentitySource`)."""
 
@@ -46,6 +51,7 @@ class FakeSource:
         self.stops = 0
         self.before_load: Callable[[], None] = lambda: None
         self.other_bundles: dict[str, Bundle] = {}
+        self.more_authorities = b""
         self.problems: tuple[str, ...] = ()
         self.warnings: tuple[str, ...] = ()
         self.not_followed = ""
@@ -54,8 +60,10 @@ class FakeSource:
         self.before_load()
         if self.leaf is None:
             raise CertificateError("unreadable", "there is nothing yet")
+        found = credentials(self.leaf)
         return replace(
-            credentials(self.leaf),
+            found,
+            bundle_pem=found.bundle_pem + self.more_authorities,
             other_bundles=self.other_bundles,
             problems=self.problems,
             warnings=self.warnings,
@@ -312,6 +320,70 @@ class TestRotating:
         await asyncio.wait_for(exchanged.wait(), 60)
         rotation.stop()
         assert world.source.changed is None
+        task.cancel()
+
+    async def test_one_that_is_just_valid_waits_for_the_clocks_of_peers(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rotation = await world.start()
+        world.source.leaf = just_valid()
+        start = int(time.time())
+        for seconds, is_exchanged in ((0.0, False), (BEHIND - 2, False), (BEHIND + 1, True)):
+            monkeypatch.setattr(time, "time", lambda seconds=seconds: start + seconds)
+            await rotation.rotate()
+            assert (len(world.exchanged), world.in_sync) == (is_exchanged, 1)
+
+    async def test_it_waits_until_the_middle_of_the_time_in_which_both_are_valid(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world.source.leaf = CA.issue(ID, lifetime=timedelta(seconds=20))
+        rotation = await world.start()
+        world.source.leaf = just_valid()
+        start = int(time.time())
+        for seconds, is_exchanged in ((8.0, False), (12.0, True)):
+            monkeypatch.setattr(time, "time", lambda seconds=seconds: start + seconds)
+            await rotation.rotate()
+            assert len(world.exchanged) == is_exchanged
+
+    @pytest.mark.parametrize("change", ["bundle", "other bundle", "identity", "expired"])
+    async def test_it_does_not_wait_for(self, world: World, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        if change == "expired":
+            world.source.leaf = CA.issue(ID, lifetime=timedelta(seconds=5))
+        rotation = await world.start()
+        world.source.leaf = just_valid()
+        if change == "bundle":
+            world.source.more_authorities = DevelopmentCA.create(DOMAIN).bundle_pem
+        elif change == "other bundle":
+            world.source.other_bundles = {
+                "other.example": read_bundle(DevelopmentCA.create("other.example").bundle_pem)
+            }
+        elif change == "identity":
+            world.source.leaf = just_valid(f"spiffe://{DOMAIN}/ns/a/sa/c")
+        else:
+            now = time.time()
+            monkeypatch.setattr(time, "time", lambda: now + 6)
+        await rotation.rotate()
+        assert len(world.exchanged) == 1
+
+    async def test_it_is_exchanged_when_it_has_waited(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "BEHIND", 0.05)
+        rotation = await world.start()
+        task = asyncio.ensure_future(rotation.run())
+        exchanged = asyncio.Event()
+        rotation.on_exchange = lambda identity: exchanged.set()
+        # Of a second that has not ended: notBefore has no fractions.
+        now = int(time.time())
+        loads = 0
+
+        def pass_time() -> None:
+            nonlocal loads
+            loads += 1
+            monkeypatch.setattr(time, "time", lambda: now + 0.04 * loads)
+
+        world.source.before_load = pass_time
+        world.source.change(just_valid(start=datetime.fromtimestamp(now, UTC)))
+        await asyncio.wait_for(exchanged.wait(), 60)
+        assert loads == 2
         task.cancel()
 
     async def test_a_rejected_one_is_tried_again_without_a_change(
