@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from msgspec import Struct, field
 
-from meshproxy.config import crds, schema
+from meshproxy.config import crds, fields, schema
 from meshproxy.control.api_calls import METADATA, CallFailed, Calls, resources, why_not
 from meshproxy.control.cluster import FAILURES
 from meshproxy.control.crd_changes import Definition
 from meshproxy.control.finding import Unknown
-from meshproxy.control.precheck import Facts, Namespace, Node
+from meshproxy.control.precheck import Facts, Namespace, Node, Object
 from meshproxy.control.service_accounts import AUDIENCE
+from meshproxy.injection.inject import LABEL
 from meshproxy.installation.kinds import TOKEN_REVIEWS, all_rights, kinds
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ async def gather(client: httpx2.AsyncClient, plan: Plan, clock: Callable[[], flo
         served=await _each(versions, partial(resources, questions.calls)),
         rights=await _each(rights, questions.is_allowed),
         definitions=await _each(definitions, questions.definition),
+        documents=await _each(definitions, questions.documents),
+        misled_pods=await questions.misled_pods(),
         namespaces=await questions.namespaces(),
         nodes=await questions.nodes(),
         token_review=await questions.token_review(),
@@ -89,6 +92,7 @@ class _Review(Struct, frozen=True):
 
 class _Metadata(Struct, frozen=True, rename="camel"):
     name: str
+    namespace: str = ""
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
     deletion_timestamp: str | None = None
@@ -112,7 +116,7 @@ class _NodeSpec(Struct, frozen=True):
 
 
 class _Object(Struct, frozen=True):
-    """A node, or a namespace, which has less."""
+    """A node, or something else, which has less."""
 
     metadata: _Metadata
     spec: _NodeSpec = _NodeSpec()
@@ -168,6 +172,25 @@ class Questions:
             return await self.calls.call(Definition, "GET", path)
         except CallFailed as failed:
             return None if failed.status == 404 else failed.unknown
+
+    async def documents(self, definition: str) -> list[Object] | Unknown:
+        """Those of one of our kinds, wherever they are; none if the kind is not there."""
+        try:
+            return await self._objects(f"/apis/{fields.API_VERSION}/{definition.partition('.')[0]}")
+        except CallFailed as failed:
+            return [] if failed.status == 404 else failed.unknown
+
+    async def misled_pods(self) -> list[Object] | Unknown:
+        """Those with a word as their label that nobody reads."""
+        try:
+            return await self._objects("/api/v1/pods", labelSelector=f"{LABEL},{LABEL} notin (enabled,disabled)")
+        except CallFailed as failed:
+            return failed.unknown
+
+    async def _objects(self, path: str, **query: str) -> list[Object]:
+        """The objects of a list. Raises CallFailed."""
+        found = [each.metadata for each in await self.calls.list(_Object, path, METADATA, **query)]
+        return [Object(each.namespace, each.name, each.labels or {}) for each in found]
 
     async def namespaces(self) -> list[Namespace] | Unknown:
         """All of them."""

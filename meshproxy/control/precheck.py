@@ -43,6 +43,15 @@ class Namespace:
 
 
 @dataclass(frozen=True, slots=True)
+class Object:
+    """Where something is, and what it is called: a pod, or a document."""
+
+    namespace: str
+    name: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """What is looked at of a node.
 
@@ -66,6 +75,8 @@ class Facts:
         served: the resources of each version of a group; none if it is not served.
         rights: whether whoever asks has them.
         definitions: of our kinds, by name. None: there is none.
+        documents: the objects of each of our kinds, by the name of its definition, in all namespaces.
+        misled_pods: the pods of all namespaces with another word than those that count as `LABEL`.
         token_review: why it reviews no tokens; empty if it does.
     """
 
@@ -74,6 +85,8 @@ class Facts:
     served: Mapping[str, frozenset[str] | Unknown]
     rights: Mapping[Right, bool | Unknown]
     definitions: Mapping[str, Definition | Unknown | None]
+    documents: Mapping[str, Sequence[Object] | Unknown]
+    misled_pods: Sequence[Object] | Unknown
     namespaces: Sequence[Namespace] | Unknown
     nodes: Sequence[Node] | Unknown
     token_review: str | Unknown
@@ -111,7 +124,9 @@ def precheck(facts: Facts | Unknown, plan: Plan) -> list[Finding]:
         _token_review(facts),
         *_rights(facts, plan),
         *_definitions(facts),
+        _documents(facts.documents, plan),
         *_namespaces(facts.namespaces, plan),
+        _pods(facts.misled_pods),
         *_nodes(facts.nodes, plan),
     ]
 
@@ -231,6 +246,22 @@ def _definitions(facts: Facts) -> Iterator[Finding]:
                 yield judged(KINDS, check, problem, "see what would change: meshproxy upgrade", Level.WARNING)
 
 
+def _documents(documents: Mapping[str, Sequence[Object] | Unknown], plan: Plan) -> Finding:
+    """Whether somebody reads every document: a `deny` in the namespace of an application is in force nowhere."""
+    check = f"all documents are in the namespace {plan.namespace}"
+    found, unknown = [], None
+    for name, objects in documents.items():
+        if isinstance(objects, Unknown):
+            unknown = objects
+        else:
+            found += [f"{name}/{each.name} in {each.namespace}" for each in objects if each.namespace != plan.namespace]
+    if unknown is not None and not found:
+        return _unknown(KINDS, check, unknown, "kubectl get meshproxy -A")
+    problem = f"no control plane of {plan.namespace} reads {some(found)}" if found else ""
+    hint = "make them there, unless another mesh has its control plane where they are: kubectl get meshproxy -A"
+    return judged(KINDS, check, problem, hint, Level.WARNING)
+
+
 def _namespaces(namespaces: Sequence[Namespace] | Unknown, plan: Plan) -> Iterator[Finding]:
     free = f"the namespace {plan.namespace} can be used"
     worded = f"{LABEL} of namespaces is a label that says enabled or disabled"
@@ -263,6 +294,18 @@ def _namespaces(namespaces: Sequence[Namespace] | Unknown, plan: Plan) -> Iterat
         problem = f"its init container needs NET_ADMIN: {some(refusing)}" if refusing else ""
         hint = f"label them {LEVEL_LABEL}=privileged, or do without capture: sidecars themselves meet `restricted`"
         yield judged(NAMESPACES, admitted, problem, hint)
+
+
+def _pods(misled: Sequence[Object] | Unknown) -> Finding:
+    """Whether pods are labelled with a word that counts: the API server asks nobody about others, where the namespace
+    has no label."""
+    check = f"{LABEL} of pods says enabled or disabled"
+    if isinstance(misled, Unknown):
+        return _unknown(NAMESPACES, check, misled, f"kubectl get pods -A -L {LABEL}")
+    found = [f"{each.name} in {each.namespace} (label {shown(each.labels.get(LABEL, ''))})" for each in misled]
+    problem = f"they have no sidecars, or keep those that they have: {some(found)}" if found else ""
+    hint = f"label the template of their Deployment or Job {LABEL}=enabled, or disabled"
+    return judged(NAMESPACES, check, problem, hint, Level.WARNING)
 
 
 def other_meshes(namespace: Namespace) -> list[str]:

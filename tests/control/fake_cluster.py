@@ -43,6 +43,9 @@ class FakeCluster:
     definitions: dict[str, Any] = field(default_factory=dict)
     namespaces: list[Any] = field(default_factory=lambda: [{"metadata": {"name": "default"}}])
     nodes: list[Any] = field(default_factory=lambda: [node()])
+    pods: list[Any] = field(default_factory=list)
+    documents: dict[str, list[Any]] = field(default_factory=dict)
+    """By their path: the kinds that are there."""
     date: float | None = NOW
     requests: list[httpx2.Request] = field(default_factory=list)
 
@@ -73,7 +76,12 @@ class FakeCluster:
             return {"status": {"allowed": f"{asked['verb']} {asked['resource']}" not in self.denied}}
         if path.endswith("/tokenreviews"):
             return {"status": {"authenticated": False, "error": "invalid bearer token"}}
-        lists = {"/api/v1/namespaces": self.namespaces, "/api/v1/nodes": self.nodes}
+        lists = {
+            "/api/v1/namespaces": self.namespaces,
+            "/api/v1/nodes": self.nodes,
+            "/api/v1/pods": self.pods,
+            **self.documents,
+        }
         if path in lists:
             # Two pages, if there are two objects or more.
             at = int(request.url.params.get("continue", "0"))

@@ -13,7 +13,7 @@ from meshproxy.config import crds, schema
 from meshproxy.control.cluster_facts import gather
 from meshproxy.control.crd_changes import Definition
 from meshproxy.control.finding import Unknown
-from meshproxy.control.precheck import Facts, Namespace, Node
+from meshproxy.control.precheck import Facts, Namespace, Node, Object
 from meshproxy.installation.kinds import Plan, Right
 from tests.control.fake_cluster import NOW, FakeCluster, node
 
@@ -39,6 +39,8 @@ async def test_all_that_is_asked() -> None:
         nodes=[node("one", "v1.28.1", "192.0.2.1"), node("two")],
         denied={"create services"},
         definitions={"sidecars.meshproxy.dev": definition},
+        pods=[{"metadata": {"name": "web", "namespace": "a", "labels": {"x": "y"}}}],
+        documents={"/apis/meshproxy.dev/v1alpha1/modelroles": [{"metadata": {"name": "r", "namespace": "b"}}]},
     )
     facts = await facts_of(cluster)
     assert (facts.release, facts.clock_ahead, facts.token_review) == ("v1.37.2", 0.5, "")
@@ -52,6 +54,11 @@ async def test_all_that_is_asked() -> None:
         Namespace("b", {}, {"x": "z"}, is_ending=True),
         Namespace("c", {}, {}),
     ]
+    assert facts.misled_pods == [Object("a", "web", {"x": "y"})]
+    assert facts.documents["modelroles.meshproxy.dev"] == [Object("b", "r", {})]
+    assert facts.documents["sidecars.meshproxy.dev"] == []  # a kind that is not there
+    (asked,) = [request for request in cluster.requests if request.url.path == "/api/v1/pods"]
+    assert asked.url.params["labelSelector"] == "meshproxy.dev/inject,meshproxy.dev/inject notin (enabled,disabled)"
     assert facts.nodes == [Node("one", "v1.28.1", has_ipv6=False), Node("two", "v1.37.2", has_ipv6=True)]
     written = [request for request in cluster.requests if request.method != "GET"]
     assert {request.url.path.rpartition("/")[2] for request in written} == {"selfsubjectaccessreviews", "tokenreviews"}
@@ -77,7 +84,8 @@ async def test_namespaces_are_asked_of_where_objects_have_one() -> None:
 
 async def test_what_is_not_allowed_is_unknown() -> None:
     forbidden = (
-        "GET /version", "GET /api/v1", "GET /api/v1/namespaces", "GET /api/v1/nodes",
+        "GET /version", "GET /api/v1", "GET /api/v1/namespaces", "GET /api/v1/nodes", "GET /api/v1/pods",
+        "GET /apis/meshproxy.dev/v1alpha1/modelroles",
         "POST /apis/authentication.k8s.io/v1/tokenreviews",
         "POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
         "GET /apis/apiextensions.k8s.io/v1/customresourcedefinitions/sidecars.meshproxy.dev",
@@ -86,6 +94,7 @@ async def test_what_is_not_allowed_is_unknown() -> None:
     found = (
         facts.release, facts.served["v1"], facts.namespaces, facts.nodes, facts.token_review,
         facts.rights[Right("get", "", "namespaces")], facts.definitions["sidecars.meshproxy.dev"],
+        facts.misled_pods, facts.documents["modelroles.meshproxy.dev"],
     )  # fmt: skip
     for each in found:
         assert isinstance(each, Unknown)

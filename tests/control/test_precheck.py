@@ -12,7 +12,7 @@ from meshproxy.config import crds, schema
 from meshproxy.control.crd_changes import Definition
 from meshproxy.control.finding import Finding, Unknown, worst
 from meshproxy.control.fleet import Level
-from meshproxy.control.precheck import Facts, Namespace, Node, notes, precheck
+from meshproxy.control.precheck import Facts, Namespace, Node, Object, notes, precheck
 from meshproxy.installation.choices import Injection
 from meshproxy.installation.kinds import Plan, Right, all_rights
 from tests.control.fake_cluster import served
@@ -30,6 +30,8 @@ def facts(plan: Plan = PLAN, **more: Any) -> Facts:
         served={path.split("/", 2)[2]: frozenset(names) for path, names in served().items()},
         rights=dict.fromkeys(all_rights(plan), True),
         definitions={crds.definition_name(kind): None for kind in schema.KINDS},
+        documents={crds.definition_name(kind): [] for kind in schema.KINDS},
+        misled_pods=[],
         namespaces=[Namespace("default", {}, {})],
         nodes=[Node("one", "v1.37.2", has_ipv6=True)],
         token_review="",
@@ -197,6 +199,36 @@ def test_kinds_that_are_in_the_way(definition: Definition | Unknown, level: Leve
     finding = one(dataclasses.replace(found, definitions={**found.definitions, ROLE: definition}))
     assert finding.level is level
     assert finding.problem.startswith(says)
+
+
+BINDING = "modelrolebindings.meshproxy.dev"
+
+
+def test_documents_that_nobody_reads() -> None:
+    objects = [Object("meshproxy", "team", {}), Object("shop", "no-nightly", {}), Object("mesh", "team", {})]
+    found = facts()
+    elsewhere = dataclasses.replace(found, documents={**found.documents, BINDING: objects, ROLE: FORBIDDEN})
+    finding = one(elsewhere)
+    assert (finding.level, finding.check) == (Level.WARNING, "all documents are in the namespace meshproxy")
+    assert (
+        finding.problem == f"no control plane of meshproxy reads {BINDING}/no-nightly in shop; {BINDING}/team in mesh"
+    )
+    plan = Plan(namespace="mesh")
+    assert f"{BINDING}/team in meshproxy" in one(facts(plan, documents=elsewhere.documents), plan).problem
+
+
+def test_documents_that_may_not_be_listed() -> None:
+    found = facts()
+    finding = one(dataclasses.replace(found, documents={**found.documents, ROLE: FORBIDDEN}))
+    assert (finding.level, finding.problem) == (Level.WARNING, f"not known: {FORBIDDEN.why}")
+
+
+def test_pods_with_a_word_that_nobody_reads() -> None:
+    """The webhook refuses them in namespaces with the label; elsewhere it is not asked."""
+    finding = one(facts(misled_pods=[Object("shop", "web-0", {"meshproxy.dev/inject": "true"})]))
+    assert (finding.level, finding.check) == (Level.WARNING, "meshproxy.dev/inject of pods says enabled or disabled")
+    assert finding.problem.endswith('web-0 in shop (label "true")')
+    assert one(facts(misled_pods=FORBIDDEN)).problem == f"not known: {FORBIDDEN.why}"
 
 
 def test_a_namespace_that_is_going() -> None:

@@ -24,5 +24,5 @@ def general(check: str) -> str:
     check = re.sub(r"^it serves .*", "it serves GROUP/VERSION", check)
     check = re.sub(r"^you may apply .*", "you may apply KIND", check)
     check = re.sub(r"^\S+\.meshproxy\.dev is not", "NAME is not", check)
-    check = check.replace("namespace meshproxy can", "namespace NAME can")
+    check = check.replace("namespace meshproxy", "namespace NAME")
     return check.partition(" (")[0]

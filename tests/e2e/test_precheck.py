@@ -79,6 +79,8 @@ async def test_a_user_without_rights(namespace: TestNamespace) -> None:
         "it reviews tokens, by which pods get their identities",
         "the namespace meshproxy can be used",
         "meshproxy.dev/inject of namespaces is a label that says enabled or disabled",
+        "meshproxy.dev/inject of pods says enabled or disabled",
+        "all documents are in the namespace meshproxy",
         "no other mesh injects where we do",
         "the kubelets start native sidecars (1.29 and newer)",
     }
@@ -128,6 +130,39 @@ def test_a_label_as_other_meshes_have_it(cluster: Cluster, namespace: TestNamesp
     wrong = f'pods get no sidecars: {namespace.name} (label "true"); {namespace.name} (an annotation)'
     named = "meshproxy.dev/inject of namespaces is a label that says enabled or disabled"
     assert bad(found)[named] == ("warning", wrong)
+
+
+ROLE = {
+    "apiVersion": "meshproxy.dev/v1alpha1",
+    "kind": "ModelRole",
+    "metadata": {"name": "lost"},
+    "spec": {"rules": [{"models": ["fraud"], "verbs": ["predict"]}]},
+}
+POD = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "plain", "labels": {"meshproxy.dev/inject": "true"}},
+    "spec": {"containers": [{"name": "web", "image": "web"}], "serviceAccountName": "web"},
+}
+
+
+@pytest.mark.usefixtures("node", "kinds")
+def test_what_nobody_reads(cluster: Cluster, namespace: TestNamespace) -> None:
+    name = namespace.name
+    cluster.kubectl("create", "--namespace", name, "serviceaccount", "web")
+    for each in (ROLE, POD):
+        cluster.kubectl("create", "--namespace", name, "-f", "-", stdin=json.dumps(each))
+    _, found = check(cluster.kubeconfig)
+    assert bad(found) == {
+        "all documents are in the namespace meshproxy": (
+            *("warning", f"no control plane of meshproxy reads modelroles.meshproxy.dev/lost in {name}"),
+        ),
+        "meshproxy.dev/inject of pods says enabled or disabled": (
+            *("warning", f'they have no sidecars, or keep those that they have: plain in {name} (label "true")'),
+        ),
+    }
+    _, found = check(cluster.kubeconfig, "--control-namespace", name)
+    assert "all documents are in the namespace" not in str(bad(found))
 
 
 def test_nothing_is_written(cluster: Cluster) -> None:
