@@ -155,6 +155,8 @@ def explain(field: str | None, output: str) -> None:
     meshproxy config explain MP0503
     """
     from meshproxy.config import reference
+    from meshproxy.config.elsewhere import elsewhere
+    from meshproxy.config.hints import of_field, of_kind
 
     if output == "markdown":
         if field is not None:
@@ -172,8 +174,9 @@ def explain(field: str | None, output: str) -> None:
         path, found, struct = reference.find(field)
     except LookupError as error:
         name, known = error.args
-        hint = closest(name, known) or (f" (there are: {', '.join(known)})" if known else " (it has no fields)")
-        where = field.rpartition(f".{name}")[0]
+        where, first = field.rpartition(f".{name}")[0], field.partition(".")[0]
+        hint = of_kind(name) or of_field(name, known) or closest(name, known) or elsewhere(name, first)
+        hint = hint or (f" (there are: {', '.join(known)})" if known else " (it has no fields)")
         what = f'{where} has no field "{name}"' if where else f'there is no kind "{name}"'
         raise click.UsageError(what + hint) from None
     click.echo(path)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from msgspec import NODEFAULT, Struct, inspect
+from msgspec import NODEFAULT, inspect
 
 from meshproxy.config import values
 from meshproxy.config.codes import Code
@@ -27,13 +27,15 @@ def convert(node: Node, kind: inspect.Type, base: Path, report: Report) -> Any:
         kind: the description of the struct (`inspect.type_info`).
         base: the folder that relative paths are relative to.
     """
-    return _Walk(base, report).value(node, kind, "")
+    name = kind.cls.__name__ if isinstance(kind, inspect.StructType) else ""
+    return _Walk(base, report, name).value(node, kind, "")
 
 
 class _Walk:
-    def __init__(self, base: Path, report: Report) -> None:
+    def __init__(self, base: Path, report: Report, kind: str) -> None:
         self.base = base
         self.report = report
+        self.kind = kind
 
     def value(self, node: Node, kind: inspect.Type, path: str) -> Any:
         if node.value is BROKEN:
@@ -83,7 +85,9 @@ class _Walk:
             if name in fields:
                 arguments[fields[name].name] = self.value(item, fields[name].type, _join(path, name))
             else:
-                hint = f': it is called "{RENAMED[name]}" now' if name in RENAMED else _hint(name, list(fields))
+                hint = (
+                    f': it is called "{RENAMED[name]}" now' if name in RENAMED else _hint(name, list(fields), self.kind)
+                )
                 self.report(item.key_line, _join(path, name), f"no such field{hint}", Code.UNKNOWN_FIELD)
                 arguments[name] = BROKEN
         for name, field in fields.items():
@@ -212,27 +216,11 @@ def default_of(field: inspect.Field) -> Any:
     return field.default
 
 
-def is_struct(kind: inspect.Type) -> type[Struct] | None:
-    """The struct behind a field's type: itself, the one that may be left out, or that of a list's items or a mapping's
-    values."""
-    match kind:
-        case inspect.StructType():
-            return kind.cls
-        case inspect.Metadata():
-            return is_struct(kind.type)
-        case inspect.VarTupleType():
-            return is_struct(kind.item_type)
-        case inspect.DictType():
-            return is_struct(kind.value_type)
-        case inspect.UnionType():
-            return next((found for each in kind.types if (found := is_struct(each))), None)
-        case _:
-            return None
+def _hint(name: str, known: list[str], kind: str) -> str:
+    """What takes the place of a field of another mesh, or which field is like it, and where one of this name is."""
+    from meshproxy.config.elsewhere import elsewhere  # only when there is a mistake to explain
 
-
-def _hint(name: str, known: list[str]) -> str:
-    """What takes the place of a field of another mesh, or else which field is like it."""
-    return of_field(name, known) or closest(name, known)
+    return of_field(name, known) or closest(name, known) + elsewhere(name, kind)
 
 
 def _value_hint(value: object, known: list[str]) -> str:

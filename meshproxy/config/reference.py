@@ -17,7 +17,8 @@ from msgspec import NODEFAULT, Struct, inspect
 from meshproxy.codec import limits
 from meshproxy.config import cors, issuers, rollouts, routes, schema, servers, sidecars, telemetry
 from meshproxy.config import fields as shared
-from meshproxy.config.convert import default_of, is_struct, words
+from meshproxy.config.convert import default_of, words
+from meshproxy.config.elsewhere import is_struct
 
 _INTRODUCTION = """\
 # Configuration

@@ -196,6 +196,10 @@ def test_a_field_is_explained() -> None:
         ("Sidcar", 'did you mean "Sidecar"'),
         ("ModelRole.spec.x", 'ModelRole.spec has no field "x" (there are: rules)'),
         ("Sidecar.kind.x", ""),
+        ("retries", 'there is no kind "retries": "retries" is a field of ModelRoute.spec\n'),
+        ("ModelRoute.retries", 'ModelRoute has no field "retries": "retries" is a field of ModelRoute.spec\n'),
+        ("VirtualService", "is a kind of Istio; here it is ModelRoute\n"),
+        ("ModelRoute.spec.retryOn", '"retryOn" is a word of Istio'),
     ],
 )
 def test_what_is_not_there_is_called_wrong_usage(path: str, hint: str) -> None:

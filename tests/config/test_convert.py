@@ -10,7 +10,8 @@ from msgspec import inspect
 
 from meshproxy.config import fields, routes, schema, servers, sidecars
 from meshproxy.config.codes import Code
-from meshproxy.config.convert import RENAMED, convert, is_struct, words
+from meshproxy.config.convert import RENAMED, convert, words
+from meshproxy.config.elsewhere import is_struct
 from meshproxy.config.nodes import BROKEN, read_documents
 
 
