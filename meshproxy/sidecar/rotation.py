@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 1.0
 """Between two attempts of a worker that is started again and has no certificate to serve with."""
-
-
 BEHIND = 30.0
 """Seconds by which the clocks of peers may be behind: so long a new certificate waits, from when it is valid, while the
 one before is."""
@@ -264,6 +262,8 @@ class IdentityRotation:
         else:
             if is_new and (waits := after.waits_until(before) - time.time()) > 0.0:
                 self._waits = min(waits, BEHIND)
+                fields = {"serial": after.identity.serial, "seconds": round(self._waits, 1)}
+                logger.info("new certificate waits for the clocks of peers", extra={"fields": fields})
                 self._report_problems(credentials)
                 return
             self._loaded = after = replace(after, credentials=credentials)

@@ -323,8 +323,9 @@ class TestRotating:
         task.cancel()
 
     async def test_one_that_is_just_valid_waits_for_the_clocks_of_peers(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
+        self, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
+        caplog.set_level(logging.INFO)
         rotation = await world.start()
         world.source.leaf = just_valid()
         start = int(time.time())
@@ -332,6 +333,8 @@ class TestRotating:
             monkeypatch.setattr(time, "time", lambda seconds=seconds: start + seconds)
             await rotation.rotate()
             assert (len(world.exchanged), world.in_sync) == (is_exchanged, 1)
+        told = [record.__dict__["fields"] for record in caplog.records if "waits" in record.getMessage()]
+        assert [fields["seconds"] for fields in told] == [BEHIND, 2.0]
 
     async def test_it_waits_until_the_middle_of_the_time_in_which_both_are_valid(
         self, world: World, monkeypatch: pytest.MonkeyPatch
