@@ -16,7 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from meshproxy.control_api import leaf_name
+from meshproxy.identity.certificates import CertificateError, read_bundle
 from meshproxy.identity.peer import PeerRefused, read_spiffe_id
+from meshproxy.identity.pem import to_pem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -159,7 +161,8 @@ class Authority:
         """Args:
             certificate_pem: the authority's certificate; below a root, the certificates up to it follow.
             key_pem: unencrypted.
-            bundle_pem: the roots. Left out: the certificate is a root itself.
+            bundle_pem: the roots; of what else is there (comments, keys) nothing is kept. Left out: the certificate is
+                a root itself.
 
         Raises:
             AuthorityError: they cannot be used.
@@ -176,7 +179,8 @@ class Authority:
             raise AuthorityError("the certificate is an intermediate: the roots above it are needed, too")
         below_root = [each for each in chain if each.subject != each.issuer]
         intermediates = b"".join(each.public_bytes(serialization.Encoding.PEM) for each in below_root)
-        return cls(chain[0], key, intermediates_pem=intermediates, bundle_pem=bundle_pem)
+        bundle = _roots(bundle_pem) if bundle_pem is not None else None
+        return cls(chain[0], key, intermediates_pem=intermediates, bundle_pem=bundle)
 
     @property
     def certificate_pem(self) -> bytes:
@@ -257,6 +261,15 @@ def authority_of(leaf: bytes) -> str:
         return _hex(extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value)
     except (ValueError, x509.ExtensionNotFound):
         return ""
+
+
+def _roots(bundle_pem: bytes) -> bytes:
+    """The certificates alone, as every sidecar gets them. Raises AuthorityError if none could use them."""
+    try:
+        roots = read_bundle(bundle_pem)
+    except CertificateError as error:
+        raise AuthorityError(f"its roots cannot be used: {error.message}") from None
+    return b"".join(to_pem("CERTIFICATE", root) for root in roots)
 
 
 def _key_identifier(authority: x509.Certificate, key: ec.EllipticCurvePublicKey) -> x509.AuthorityKeyIdentifier:

@@ -132,8 +132,9 @@ class Obstacle:
 
 
 def with_bundle(rotation: RootRotation, leaves: Iterable[Leaf], now: float) -> tuple[list[Leaf], list[Leaf]]:
-    """The certificates in use whose holders have the trust bundle of this step, and those whose have not."""
-    digest = roots_digest(rotation.roots.encode())
+    """The certificates in use whose holders have the trust bundle of this step, and those whose have not. Raises
+    AuthorityError."""
+    digest = roots_digest(rotation.authority().bundle_pem)
     in_use = [leaf for leaf in leaves if leaf.is_valid(now) and not leaf.is_replaced]
     return [leaf for leaf in in_use if leaf.roots == digest], [leaf for leaf in in_use if leaf.roots != digest]
 

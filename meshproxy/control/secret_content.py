@@ -17,7 +17,6 @@ import msgspec
 from meshproxy.control.authority import Authority, AuthorityError
 from meshproxy.control.root_rotation import RootRotation
 from meshproxy.control.store import StoreError
-from meshproxy.identity.pem import read_certificates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,8 +45,6 @@ def read_content(data: Mapping[str, str], where: str) -> Content:
     try:
         certificate, key, roots = (_entry(data, name) for name in (CERTIFICATE, KEY, ROOTS))
         authority = Authority.load(certificate, key, roots)
-        if not read_certificates(roots):
-            raise ValueError(f"{ROOTS} has no certificate")
         if not data.get(ROTATION):
             return Content(authority)
         rotation = msgspec.json.decode(_entry(data, ROTATION), type=RootRotation)

@@ -28,6 +28,7 @@ from meshproxy.identity.peer import PeerRole, read_peer
 
 NOW = datetime.now(UTC).timestamp()
 ID = "spiffe://m.example/ns/models/sa/resnet"
+CA = DevelopmentCA.create("m.example")
 
 
 def csr(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None, *names: x509.GeneralName) -> bytes:
@@ -208,6 +209,22 @@ def test_an_intermediate_is_read_with_its_root() -> None:
     authority = Authority.load(below.bundle_pem + root.bundle_pem, key, root.bundle_pem)
     issued = authority.issue(SigningRequest.read(csr()), ID, NOW, 60.0)
     assert issued.certificate_pem.count(b"BEGIN CERTIFICATE") == 2  # the root is not sent
+
+
+def test_of_its_roots_the_certificates_count() -> None:
+    """All sidecars get them. Bundles have comments, and a key that somebody has put there is for nobody."""
+    root, other = DevelopmentCA.create("m.example"), DevelopmentCA.create("m.example")
+    below = root.intermediate()
+    key, comment = module.private_pem(below._key), "# M\u00fcller GmbH\r\n".encode("latin-1")
+    roots = comment + root.bundle_pem + module.private_pem(root._key) + other.bundle_pem
+    authority = Authority.load(below.bundle_pem, key, roots)
+    assert authority.bundle_pem == root.bundle_pem + other.bundle_pem
+
+
+@pytest.mark.parametrize("roots", [b"", b"nothing", CA.bundle_pem[:200], CA.bundle_pem + CA.issue(ID).certificate_pem])
+def test_roots_that_no_sidecar_could_use(roots: bytes) -> None:
+    with pytest.raises(AuthorityError, match="its roots cannot be used"):
+        Authority.load(CA.bundle_pem, module.private_pem(CA._key), roots)
 
 
 def test_what_is_no_authority() -> None:

@@ -127,7 +127,7 @@ async def test_secrets_that_cannot_be_used(world: World) -> None:
     good, other = (Authority.create(name, time.time()) for name in ("m.example", "n.example"))
     for content, says in (
         ((good.chain_pem, good.key_pem, b""), "it has no ca.crt"),
-        ((good.chain_pem, good.key_pem, b"none"), "ca.crt has no certificate"),
+        ((good.chain_pem, good.key_pem, b"none"), "its roots cannot be used: the trust bundle cannot be read"),
         ((good.chain_pem, other.key_pem, good.bundle_pem), "the key is not the key of the certificate"),
         ((b"none", good.key_pem, good.bundle_pem), "must be PEM"),
         ((other.chain_pem, other.key_pem, other.bundle_pem), r"of trust domain n\.example, not of m\.example"),

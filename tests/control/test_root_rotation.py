@@ -66,6 +66,14 @@ def test_forward_and_back() -> None:
     assert msgspec.json.decode(msgspec.json.encode(retire), type=RootRotation) == retire
 
 
+def test_comments_of_the_roots_do_not_count() -> None:
+    """Of a rotation that an earlier version has begun."""
+    commented = msgspec.structs.replace(BEGUN.old, roots=f"# ours\n{BEGUN.old.roots}")
+    begun = msgspec.structs.replace(BEGUN, old=commented)
+    everybody = [leaf(1, BEGUN)]
+    assert with_bundle(begun, everybody, NOW) == (everybody, [])
+
+
 def test_keys_are_not_shown() -> None:
     assert "PRIVATE" not in repr(BEGUN)
 
