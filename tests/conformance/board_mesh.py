@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from meshproxy.devtools.clients import GrpcClient, RestClient
 from meshproxy.devtools.demo_mesh import TRUST_DOMAIN, all_started
 from meshproxy.devtools.local_mesh import Document, LocalMesh, LocalSidecar, document, local_mesh, server_of
 from meshproxy.devtools.managed_mesh import ManagedMesh
 from meshproxy.devtools.models import predict_request
 
+POD_MONITOR = Path(__file__).parents[2] / "deploy" / "prometheus" / "podmonitor.yaml"
 MODEL = "fraud"
 PATH = f"/v1/models/{MODEL}:predict"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -33,11 +36,17 @@ class BoardMesh:
 
     @property
     def jobs(self) -> dict[str, dict[str, Any]]:
-        """What Prometheus scrapes."""
+        """What Prometheus scrapes, as the Prometheus Operator would tell it of the PodMonitor: a target has the label
+        `endpoint`, and then what the PodMonitor says of labels is done."""
+        monitored, _ = yaml.safe_load_all(POD_MONITOR.read_text())
+        endpoint, *_ = monitored["spec"]["podMetricsEndpoints"]
         sidecars = (*self.replicas, self.application, self.managed.replica, self.managed.application)
         targets = {"serving": [each.admin for each in sidecars], "meshproxy": [self.managed.web]}
         return {
-            name: {"static_configs": [{"targets": found, "labels": {"namespace": name}}]}
+            name: {
+                "static_configs": [{"targets": found, "labels": {"namespace": name, "endpoint": endpoint["port"]}}],
+                "relabel_configs": endpoint["relabelings"],
+            }
             for name, found in targets.items()
         }
 

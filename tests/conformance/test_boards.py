@@ -101,6 +101,14 @@ async def test_every_choice_has_values(run: Run, board: Board) -> None:
         assert await values(run, variable) != []
 
 
+async def test_an_endpoint_is_one_of_a_server(run: Run) -> None:
+    """Not the port of the target, as the Prometheus Operator has it."""
+    found = await run.range("sum by (endpoint, exported_endpoint) (meshproxy_circuit_state)")
+    endpoints = [each["metric"] for each in found]
+    assert len(endpoints) > 1
+    assert all(set(each) == {"endpoint"} and ":" in each["endpoint"] for each in endpoints)
+
+
 async def values(run: Run, variable: Variable) -> list[str]:
     """What Grafana makes of `label_values`."""
     match = re.fullmatch(r"label_values\((.+), (\w+)\)", variable.query)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ def test_what_is_scraped_is_found() -> None:
     sidecars, control = yaml.safe_load_all((FOLDER / "podmonitor.yaml").read_text())
     ports = [each["port"] for each in sidecars["spec"]["podMetricsEndpoints"]]
     assert ports == [ADMIN_NAME, *(f"{WORKER_NAME}{number}" for number in range(4))]
+    # The operator's own label of targets; tests/conformance/test_boards.py has what comes of it.
+    (dropped,) = {json.dumps(each["relabelings"]) for each in sidecars["spec"]["podMetricsEndpoints"]}
+    assert json.loads(dropped) == [{"action": "labeldrop", "regex": "endpoint"}]
     assert control["spec"]["selector"]["matchLabels"] == {"app.kubernetes.io/name": NAME}
     (endpoint,) = control["spec"]["podMetricsEndpoints"]
     assert endpoint["port"] == "web"
