@@ -17,6 +17,9 @@ from meshproxy.inference.unary import read_message, read_text, write_text
 
 CHECK = b"/grpc.health.v1.Health/Check"
 WATCH = b"/grpc.health.v1.Health/Watch"
+ALIVE = b"/meshproxy/alive"
+"""GET: a sidecar answers it itself, to any workload of the mesh, whatever that may call. Of the model server it says
+nothing."""
 
 
 class Serving(IntEnum):

@@ -33,6 +33,7 @@ from meshproxy.codec.events import Rejected, RequestHead
 from meshproxy.codec.h2.errors import ErrorCode
 from meshproxy.identity.caller import Caller, Workload
 from meshproxy.identity.tokens import KeysWanted
+from meshproxy.inference.grpc_health import ALIVE
 from meshproxy.proxy.client_side import LOOKS, OVER
 from meshproxy.proxy.context import ProxyContext
 from meshproxy.proxy.cross_origin import answers_preflight
@@ -132,6 +133,9 @@ class ActiveRequest(Relay):
     def _identified(self, fields: RequestHeaders) -> None:
         """What is asked for: the operation, from method and path; and its model, if those name it. Raises Refusal."""
         head, snapshot, surfaces = self.head, self.snapshot, self.snapshot.surfaces
+        if head.target == ALIVE and head.method == b"GET" and self._is_of_the_mesh():
+            self.answer_directly(204, ())
+            return
         if not self.is_grpc:
             operation = surfaces.find_rest(head.method, head.target)
         elif self.connection.protocol != "HTTP/2" or head.method != b"POST":
@@ -154,6 +158,10 @@ class ActiveRequest(Relay):
                 self.take(b"", 0, True)
             elif head.expects_continue:
                 self.send_interim(100, ())
+
+    def _is_of_the_mesh(self) -> bool:
+        """Whether the client is a workload whose certificate we have verified."""
+        return self.connection.direction == "inbound" and self.caller.workload is not None
 
     def named(self, call: Call) -> None:
         """The model is known: may they, and where to. Again when a later part of the body names another. Raises

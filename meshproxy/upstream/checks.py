@@ -41,6 +41,9 @@ JITTER = 0.1
 """Relative: an interval is longer or shorter by up to this, as many sidecars check the same endpoint."""
 FIRST_WITHIN = 1.0
 """Seconds within which the first check begins."""
+DENIED_FOR = 600.0
+"""Seconds after a denial until a sidecar is asked for its model server again. Each is in its audit trail, and among the
+denials that people look at: one a second from each caller would hide all others."""
 AT_ONCE = 8
 """Concurrent requests to one endpoint."""
 
@@ -96,6 +99,8 @@ class Checker:
         self._draw = draw
         self._sleep = sleep
         self._task: asyncio.Task[None] | None = None
+        self._is_denied_until = 0.0
+        """Until then a sidecar is asked for itself alone."""
         self._is_unchecked = False
         """Logged once: the endpoint does not implement health checks."""
         self.available: dict[str, tuple[str, ...]] = {}
@@ -190,14 +195,19 @@ class Checker:
 
     async def _answers(self) -> None:
         """There is an answer, whatever it says."""
-        if self._rest is not None and self._rest is not self._grpc:
+        is_sidecar = self._rest is not None and self._rest is self._grpc
+        if self._rest is not None and not is_sidecar:
             await get(self._rest, b"/", self._settings.timeout)
             return
+        source, now = _required(self._grpc, "gRPC"), self._shared.loop.time()
+        if is_sidecar and now < self._is_denied_until:
+            await get(source, grpc_health.ALIVE, self._settings.timeout)
+            return
         try:
-            body = grpc_health.write_request("")
-            await call(_required(self._grpc, "gRPC"), grpc_health.CHECK, body, self._settings.timeout)
-        except ProbeFailed:
-            pass
+            await call(source, grpc_health.CHECK, grpc_health.write_request(""), self._settings.timeout)
+        except ProbeFailed as failed:
+            if failed.status in (GrpcStatus.PERMISSION_DENIED, GrpcStatus.UNAUTHENTICATED):
+                self._is_denied_until = now + DENIED_FOR
 
     async def _get_path(self) -> None:
         target = self._settings.path.encode()

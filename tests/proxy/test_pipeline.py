@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
-from meshproxy.codec.events import Rejected
+from meshproxy.codec.events import Rejected, RequestHead
 from meshproxy.config.routes import Retries
+from meshproxy.inference.grpc_health import ALIVE
 from meshproxy.proxy.exchange import Happening
 from meshproxy.proxy.headers import B3_FIELDS
 from meshproxy.refusal import Reason
 from meshproxy.telemetry.b3 import B3Format, B3Propagator
 from meshproxy.telemetry.sampling import Sampler
 from meshproxy.telemetry.trace import Tracer
+from tests.proxy.fakes import ALICE, FakeDownstream
 
 CANCEL = 0x8
 
@@ -50,6 +52,28 @@ def test_a_malformed_head_that_was_reset_is_logged_and_gets_no_response(world: A
     assert (exchange.status, str(exchange.flags), exchange.refusal.reason) == (0, "DPE", Reason.BAD_REQUEST)
     assert exchange.refusal.message == "Bad request: connection is not allowed here."
     assert world.pipeline.live == set()
+
+
+def alive(world: Any, peer: Any, method: bytes = b"GET") -> FakeDownstream:
+    client = FakeDownstream("HTTP/2", peer)
+    world.pipeline.serve(client, RequestHead(1, method, b"models", ALIVE, (), end=True))
+    return client
+
+
+def test_whether_it_is_alive_a_sidecar_says_itself(world: Any) -> None:
+    """Other sidecars ask each second: what the policy is asked is audited, and most may not ask for the server."""
+    client = alive(world, ALICE)
+    assert (client.status, client.ended, client.body) == (204, True, b"")
+    assert world.cluster.streams == world.policy.asked == []
+    (exchange,) = world.finished
+    assert (exchange.status, exchange.refusal, exchange.upstream) == (204, None, "")
+    world.assert_let_go()
+
+
+def test_strangers_and_other_methods_are_refused_as_for_any_path(world: Any) -> None:
+    for peer, method in ((None, b"GET"), (ALICE, b"POST")):
+        assert alive(world, peer, method).status in (403, 404, 405)
+    assert all(exchange.refusal is not None for exchange in world.finished)
 
 
 def test_nothing_of_an_ended_request_is_left(world: Any, wire: Any) -> None:

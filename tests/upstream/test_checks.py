@@ -97,6 +97,34 @@ async def test_an_answer_is_enough_over_grpc(server: Server, answer: Any) -> Non
     assert await make("answer", rest=GRPC).check() == (ALIVE,)  # a sidecar
 
 
+@pytest.mark.parametrize("status", [7, 16])
+async def test_a_sidecar_that_denies_it_is_asked_for_itself(server: Server, status: int) -> None:
+    """Each denial is in its audit trail. After ten minutes the right may be there."""
+    now = [100.0]
+    checker = make("answer", rest=GRPC)
+    checker._shared.loop.time = lambda: now[0]  # type: ignore[method-assign]
+    server.answers = {
+        grpc_health.write_request(""): ProbeFailed("denied", status),
+        grpc_health.ALIVE: Response(204, (), b""),
+    }
+    for now[0] in (100.0, 101.0, 699.0, 701.0, 702.0):
+        assert await checker.check() == (ALIVE,)
+    itself, server_behind = ("10.0.0.1:8500", grpc_health.ALIVE), ("10.0.0.1:8500", grpc_health.CHECK)
+    assert server.asked == [server_behind, itself, itself, server_behind, itself]
+    server.answers[grpc_health.ALIVE] = Unanswered("no answer within 1 s")
+    assert await checker.check() == (CheckResult(None, "no answer within 1 s"),)
+
+
+async def test_what_is_no_sidecar_or_does_not_deny_is_asked_again(server: Server) -> None:
+    server.answers = {grpc_health.write_request(""): ProbeFailed("denied", 7)}
+    checker = make("answer", rest=None)
+    assert [await checker.check(), await checker.check()] == [(ALIVE,), (ALIVE,)]
+    server.answers = {grpc_health.write_request(""): ProbeFailed("unimplemented", 12)}
+    checker = make("answer", rest=GRPC)
+    assert [await checker.check(), await checker.check()] == [(ALIVE,), (ALIVE,)]
+    assert server.asked == [("10.0.0.1:8500", grpc_health.CHECK)] * 4
+
+
 async def test_no_answer_is_not(server: Server) -> None:
     server.answers = {b"/": Unanswered("no answer within 1 s")}
     assert await make("answer").check() == (CheckResult(None, "no answer within 1 s"),)
