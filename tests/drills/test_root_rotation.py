@@ -18,8 +18,11 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
 
-from meshproxy.devtools.local_mesh import SERVER, local_mesh
+from meshproxy.control.authority import private_pem
+from meshproxy.devtools.ca import DevelopmentCA
+from meshproxy.devtools.local_mesh import SERVER, TRUST_DOMAIN, local_mesh
 from meshproxy.devtools.model_server import Grpc, parse_models
 from meshproxy.devtools.model_service import Service
 from meshproxy.devtools.models import Catalogue
@@ -35,6 +38,8 @@ PAUSE = 0.1
 """Seconds between two messages of a stream."""
 ECHO = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 """A method that streams both ways and that sidecars let through; what it is called with does not matter to them."""
+FOLDERS = ("replica", "application")
+"""Where the sidecars keep what they are given, beside the control plane's."""
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(SECONDS + 600)]
 
@@ -160,7 +165,7 @@ async def test_the_root_is_replaced_under_load(tmp_path: Path) -> None:
         assert "no rotation is under way" in said
         assert roots.read_bytes() != before
         # The old root is out of the bundle before the sidecars hear that it is.
-        kept = [it.local.directory / folder / "roots.pem" for folder in ("replica", "application")]
+        kept = [it.local.directory / folder / "roots.pem" for folder in FOLDERS]
         await until(lambda: {each.read_bytes() for each in kept} == {roots.read_bytes()})
         for sidecar in sidecars:
             page = await sidecar.metrics()
@@ -205,3 +210,58 @@ async def test_who_slept_through_it_comes_back_without_a_restart(tmp_path: Path)
         await load.more(20)
         await load.stop()
         assert load.failures == []
+
+
+def signs(it: Mesh, authority: DevelopmentCA) -> bool:
+    """Whether both sidecars show certificates of it."""
+    for folder, sidecar in zip(FOLDERS, (it.replica, it.application), strict=True):
+        issued = (it.local.directory / folder / "identity.pem").read_bytes()
+        shown = sidecar.said("certificate rotated")
+        serial = x509.load_pem_x509_certificate(issued).serial_number
+        if authority.bundle_pem not in issued or not shown or int(shown[-1]["serial"], 16) != serial:
+            return False
+    return True
+
+
+async def test_an_authority_of_ones_own_is_replaced_by_hand(tmp_path: Path) -> None:
+    """An intermediate by another one of the same root, then both by those of another root, as docs/root-rotation.md
+    says; each file is written by itself, and another one later."""
+    async with local_mesh(tmp_path / "mesh") as local:
+        folder = local.directory / "control"
+        folder.mkdir(mode=0o700)
+        root, next_root = (DevelopmentCA.create(TRUST_DOMAIN) for _ in range(2))
+
+        def trust(*roots: DevelopmentCA) -> bytes:
+            bundle = b"".join(each.bundle_pem for each in roots)
+            (folder / "roots.pem").write_bytes(b"# ours\n" + bundle)
+            return bundle
+
+        def put(authority: DevelopmentCA) -> None:
+            (folder / "authority.pem").write_bytes(authority.bundle_pem)
+            (folder / "authority-key.pem").write_bytes(private_pem(authority._key))
+            (folder / "authority-key.pem").chmod(0o600)
+
+        def trusted() -> set[bytes]:
+            return {(local.directory / each / "roots.pem").read_bytes() for each in FOLDERS}
+
+        trust(root)
+        put(root.intermediate())
+        it = await Mesh.start(local, "15s")
+        await it.start_sidecars()
+        load = Load(it.application.outbound, None, rest=[True, False], grpc=[True, False])
+        second, third = root.intermediate(), next_root.intermediate()
+        put(second)
+        await until(lambda: signs(it, second))
+        both = trust(root, next_root)
+        await until(lambda: trusted() == {both})
+        put(third)
+        await until(lambda: signs(it, third))
+        last = trust(next_root)
+        await until(lambda: trusted() == {last})
+        await load.more(100)
+        await load.stop()
+        assert load.failures == []
+        for sidecar in (it.replica, it.application):
+            assert sidecar.said("certificate rejected; keeping the previous one") == []
+            assert sidecar.said("trust bundle rejected; keeping the previous one") == []
+        print(f"{load.answered} calls, 0 failed, while an authority was replaced by hand twice")
