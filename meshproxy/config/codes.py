@@ -163,6 +163,10 @@ class Code(StrEnum):
         "MP0613", Severity.WARNING,
         "`tryTimeout` beside `retries` whose `reasons` leave `timeout` out: an attempt that it ends is not retried.",
     )  # fmt: skip
+    NAMESPACES = (
+        "MP0614", Severity.WARNING,
+        "A document in another namespace than most: a control plane reads the objects of one namespace.",
+    )  # fmt: skip
     # Information
     NO_ROLE = (
         "MP0701", Severity.INFO,

@@ -5,6 +5,7 @@ Works on the nodes, as `check` does, so that a warning has a line.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ def warn(placed: Sequence[Placed]) -> Iterator[Problem]:
     """Everything that is suspicious about documents that have no problems."""
     yield from _foreign_workloads(placed)
     yield from _no_workloads(placed)
+    yield from _namespaces(placed)
     seen: dict[str, dict[str, str]] = {}
     urls = dict(_urls(placed))
     for each in placed:
@@ -110,6 +112,25 @@ def _no_workloads(placed: Sequence[Placed]) -> Iterator[Problem]:
             if (node := find(subject, "workload")) is not None:
                 message = "never matches, since the MeshConfig has mtls disabled: no caller has a workload identity"
                 yield each.at(node, f"{field}.workload", message, Code.NO_WORKLOADS)
+
+
+def _namespaces(placed: Sequence[Placed]) -> Iterator[Problem]:
+    """Documents that a control plane which reads objects of the cluster finds the others without: a role that is
+    missing there, or a `deny`. A Sidecar is read from a file."""
+    written = [
+        (each, node)
+        for each in placed
+        if each.kind != "Sidecar" and (node := find(each.node, "metadata", "namespace")) is not None
+    ]
+    for most, _ in Counter(str(node.value) for _, node in written).most_common(1):
+        first = next(each for each, node in written if node.value == most)
+        for each, node in written:
+            if node.value != most:
+                message = (
+                    f"{shown(node.value)}, and {first.label} is in {shown(most)}: with --cluster-documents a control"
+                    " plane reads one namespace, and nobody the others"
+                )
+                yield each.at(node, "metadata.namespace", message, Code.NAMESPACES)
 
 
 def _required(each: Placed, issuer: Node, field: str) -> Iterator[Problem]:

@@ -161,3 +161,25 @@ def test_claims_that_a_list_of_names_finds() -> None:
     assert "never an object" in found[1]
     assert "is text in tokens, and 5 is not" in found[2]
     assert "no token of Kubernetes has" in found[3]
+
+
+def in_namespaces(*namespaces: str | None, kind: str = "ModelRole") -> list[str]:
+    """The warnings of documents in these namespaces; None: none is written."""
+    placed = []
+    for number, namespace in enumerate(namespaces):
+        written = f", namespace: {namespace}" if namespace is not None else ""
+        (node,) = read_documents(f"kind: {kind}\nmetadata: {{name: r{number}{written}}}\nspec: {{}}\n", lambda *_: None)
+        placed.append(Placed(kind, f"r{number}", "f", node))
+    return [str(each) for each in warn(placed)]
+
+
+@pytest.mark.parametrize("namespaces", [(), (None, None), ("mesh", None), ("mesh", "mesh")], ids=str)
+def test_documents_of_one_namespace(namespaces: tuple[str | None, ...]) -> None:
+    assert in_namespaces(*namespaces) == []
+
+
+def test_a_document_in_another_namespace() -> None:
+    (warning,) = in_namespaces("shop", "mesh", None, "mesh")
+    assert 'ModelRole/r0: metadata.namespace: "shop", and ModelRole/r1 is in "mesh": with' in warning
+    assert "ModelRole/r1" in in_namespaces("mesh", "shop")[0]  # of as many, the first are taken for right
+    assert in_namespaces("shop", "mesh", kind="Sidecar") == []
