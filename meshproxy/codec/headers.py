@@ -59,6 +59,19 @@ def is_credential(name: bytes) -> bool:
     return name.translate(SPELLING) in CREDENTIALS
 
 
+OTHER_TARGET = frozenset(
+    (
+        b"script-name",  # gunicorn cuts it off the path, where the peer is of this host: as the sidecar is
+        b"path-info",
+        b"x-original-url",  # IIS, and frameworks that run behind it: instead of the path (CVE-2018-14773)
+        b"x-rewrite-url",
+        b"x-http-method-override",  # Rack, Laravel, Symfony: instead of POST
+        b"x-http-method",
+        b"x-method-override",
+    )
+)
+"""Fields in which servers look for another path or method than those of the request line, which were authorised."""
+
 TRACE_PARENT = b"traceparent"
 """The trace context of a request (https://www.w3.org/TR/trace-context/): `RequestHead.trace`, not part of `headers`."""
 

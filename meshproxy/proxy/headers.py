@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from meshproxy.codec.events import Headers
 from meshproxy.codec.grpc import is_grpc, parse_timeout, with_printable_message
-from meshproxy.codec.headers import AUTHORIZATION, REFUSAL_HEADER, REQUEST_ID, SPELLING, is_credential
+from meshproxy.codec.headers import AUTHORIZATION, CREDENTIALS, OTHER_TARGET, REFUSAL_HEADER, REQUEST_ID, SPELLING
 from meshproxy.identity.caller import Caller
 from meshproxy.routing.deadline import REST_HEADER, rest_timeout
 from meshproxy.routing.servers import HEADER as SERVER_HEADER
@@ -65,13 +65,14 @@ class RequestHeaders:
         b3: list[tuple[bytes, bytes]] = []
         for field in headers:
             name, value = field
-            if is_credential(name):
+            spelled = name.translate(SPELLING)
+            if spelled in CREDENTIALS:
                 if name == AUTHORIZATION:
                     authorization.append(value)
                 else:
                     tokens.append(field)
                 continue
-            if is_identity(name):
+            if spelled in OTHER_TARGET or is_identity(name):
                 continue
             if name == b"content-type":
                 content_types.append(value)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshproxy.codec.events import Headers
-from meshproxy.codec.headers import CREDENTIALS
+from meshproxy.codec.headers import CREDENTIALS, OTHER_TARGET
 from meshproxy.identity.caller import ANONYMOUS, Caller, Token, Workload
 from meshproxy.proxy.headers import (
     CACHE_BYTES,
@@ -94,6 +94,16 @@ def test_a_name_that_some_server_folds_into_ours_is_ours(name: bytes, data: st.D
     spelling = bytes(data.draw(st.sampled_from(b"-_.!#$%&'*+^`|~")) if byte == ord("-") else byte for byte in name)
     assert is_identity(spelling)
     assert RequestHeaders(((spelling, b"forged"), GRPC)).forward == (GRPC,)
+
+
+@pytest.mark.parametrize("name", sorted(OTHER_TARGET))
+@settings(max_examples=tries(50))
+@given(data=st.data())
+def test_no_other_path_or_method_goes_on(name: bytes, data: st.DataObject) -> None:
+    spelling = bytes(data.draw(st.sampled_from(b"-_.!#$%&'*+^`|~")) if byte == ord("-") else byte for byte in name)
+    read = RequestHeaders(((spelling, b"/v1/models/other"), (b"authorization", b"Bearer x"), GRPC))
+    assert read.forward == (GRPC,)
+    assert read.forward_with_token == (GRPC, (b"authorization", b"Bearer x"))
 
 
 @pytest.mark.parametrize(
