@@ -60,8 +60,10 @@ function makePicture(holder, icons) {
       const places = columns();
       cy.layout({ name: "preset", positions: (node) => places.get(node.id()), fit: false }).run();
     } else {
+      const nobody = callModelsThatNobodyCalls();
       cy.layout({ name: "dagre", rankDir: "LR", nodeSep: 12, rankSep: 190, edgeSep: 6, animate: false, fit: false,
         sort: (a, b) => (a.id() < b.id() ? -1 : 1) }).run();
+      nobody.remove();
     }
     // As high as it takes to read the names, if that is not too high; a phone keeps what the style sheet says.
     const box = cy.elements().boundingBox();
@@ -73,6 +75,15 @@ function makePicture(holder, icons) {
       cy.zoom(1.1);
       cy.center();
     }
+  }
+
+  // A model without callers would be placed where callers are. Returns what is to be removed again.
+  function callModelsThatNobodyCalls() {
+    const models = cy.nodes("[kind = 'model']").filter((node) => node.incomers("edge").empty());
+    if (models.empty() || cy.nodes("[kind = 'caller']").empty()) return cy.collection();
+    const data = (id, rest) => ({ data: { id, label: "", width: 1, health: "idle", ...rest } });
+    return cy.add([data("~nobody", { kind: "caller" }),
+      ...models.map((model) => data(`~${model.id()}`, { source: "~nobody", target: model.id() }))]);
   }
 
   // Each kind on its own, in as many columns as it takes for all to be about as wide as the page.
