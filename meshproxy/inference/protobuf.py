@@ -7,6 +7,7 @@ another be called, so everything is refused on which parsers disagree (measured,
   pure-Python decoder does not recognise the padded tag of a known field at all;
 - lengths that are not minimal, for which C++ takes 5 bytes and upb 10, or that exceed 2^31 - 1;
 - varints of more than 64 bits: the surplus is dropped by some and refused by others;
+- varints of ten bytes of which the last is 0: protobuf-java takes it for 1;
 - field number 0, wire types 6 and 7, groups that do not match or nest deeper than 100.
 
 What they agree on is read as they do: a known field with another wire type is an unknown field; unknown fields and
@@ -363,10 +364,10 @@ class FieldScanner:
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:
     """An unsigned number below 2^64 and the position after it; position 0 if `data` ends within it.
 
-    Padding is taken, as all parsers take it in a value.
+    Padding is taken, as all parsers take it in a value of up to nine bytes.
 
     Raises:
-        Refusal: MALFORMED_MESSAGE: more than 64 bits.
+        Refusal: MALFORMED_MESSAGE: more than 64 bits, or ten bytes that are padded.
     """
     number = 0
     shift = 0
@@ -376,6 +377,8 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             if number >> 64:
                 break
+            if not byte and shift == 63:
+                raise malformed("a varint of ten bytes is padded")
             return number, position
         shift += 7
     else:

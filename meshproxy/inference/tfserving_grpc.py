@@ -1,6 +1,8 @@
 """TensorFlow Serving's gRPC surface: which method asks for what, and how its messages name models.
 
 - `ModelSpec` is merged from all of its occurrences, the last scalar wins, the last member of a oneof wins.
+- A message of a oneof that comes again, and does not say all that an earlier one did, is refused: behind another member
+  protobuf-java 4.33 merges it into what was there before, and gogo/protobuf 1.3 never merges it.
 - The server's methods are unary, and `body_scan` takes several messages; only `HandleReloadConfigRequest` takes exactly
   one.
 - `signature_name` is given also where the server does not look at it (status, metadata), and `version_label` where it
@@ -42,9 +44,10 @@ class ModelSpec:
     """`ModelSpec {name=1, oneof version_choice {Int64Value version=2, version_label=4}, signature_name=3}`, merged from
     all of its occurrences."""
 
-    __slots__ = ("label", "name", "signature", "version")
+    __slots__ = ("_had_version", "label", "name", "signature", "version")
 
     def __init__(self) -> None:
+        self._had_version = False
         self.name = ""
         self.version: int | None = None
         self.label: str | None = None
@@ -69,7 +72,11 @@ class ModelSpec:
                 if self.version is None:  # the other member of the oneof, or none: a new Int64Value
                     self.version = 0
                     self.label = None
-                for _, number in walker.read(value, (_VALUE,), depth + 1):
+                numbers = walker.read(value, (_VALUE,), depth + 1)
+                if self._had_version and not numbers:
+                    raise malformed("a version comes again without its number")
+                self._had_version = True
+                for _, number in numbers:
                     assert isinstance(number, int)
                     self.version = as_int64(number)
 
@@ -127,9 +134,11 @@ class NamedByConfig:
     """`ModelServerConfig config=1 {oneof {ModelConfigList model_config_list=1 {repeated ModelConfig config=1 {name=1}},
     Any custom_model_config=2}}`."""
 
-    __slots__ = ("_left", "_refs", "_walker")
+    __slots__ = ("_had_list", "_is_replaced", "_left", "_refs", "_walker")
 
     def __init__(self, limits: ScanLimits, walker: FieldWalker) -> None:
+        self._had_list = False
+        self._is_replaced = False  # the list, by another configuration
         self._refs: dict[ModelRef, None] = {}
         self._left = limits.models
         self._walker = walker
@@ -140,7 +149,11 @@ class NamedByConfig:
             if member == _FIELD_2:
                 self._walker.read(choice, (), 2)
                 self._refs.clear()
+                self._is_replaced = self._had_list
                 continue
+            if self._is_replaced:
+                raise malformed("a list of models comes again, after another configuration")
+            self._had_list = True
             for _, config in self._walker.read(choice, (FIELD_1,), 2):
                 assert isinstance(config, bytes)
                 self._left -= 1

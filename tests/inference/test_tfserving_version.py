@@ -38,9 +38,9 @@ def over_rest(target: bytes) -> str | None:
 
 @st.composite
 def padded(draw: st.DrawFn, number: int) -> bytes:
-    """A varint of an int64, with zeros behind: protobuf takes them in a value, up to ten bytes."""
+    """A varint of an int64, with zeros behind: protobuf takes them in a value, and we up to nine bytes."""
     plain = write_varint(number % (1 << 64))
-    zeros = draw(st.integers(0, 10 - len(plain)))
+    zeros = draw(st.integers(0, max(0, 9 - len(plain))))
     return plain if not zeros else plain[:-1] + bytes([plain[-1] | 0x80]) + b"\x80" * (zeros - 1) + b"\0"
 
 
