@@ -28,6 +28,8 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C: click's 1 is a failure, and a verdict of `check` and `upgrade`."""
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What a write says where there is no more room."""
+FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+"""What whoever runs the command may not do, also where a command only looks whether a file is there."""
 
 
 class _Commands(click.Group):
@@ -42,6 +44,8 @@ class _Commands(click.Group):
         except OSError as error:
             if error.errno in FULL and error.filename is None:
                 raise click.ClickException(f"the output cannot be written: {error.strerror}") from None
+            if error.errno in FORBIDDEN and error.filename is not None:
+                raise click.ClickException(f"{error.filename}: {error.strerror}") from None
             raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -75,6 +75,8 @@ def test_a_command_loads_what_it_needs() -> None:
     [
         (KeyboardInterrupt(), 130, "Interrupted."),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "the output cannot be written: No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "audit/x"), 1, "Error: audit/x: Permission denied\n"),
+        (OSError(errno.EROFS, "Read-only file system", "x.pem"), 1, "Error: x.pem: Read-only file system\n"),
     ],
 )
 def test_what_ends_every_command(
