@@ -331,6 +331,28 @@ async def test_a_client_that_leaves_at_once(more: Headers) -> None:
     assert (begun, stream.status) == ([], 0)
 
 
+@pytest.mark.parametrize("body", [frame(b"message"), b"\1" + frame(b"message")[1:]], ids=["refused", "unreadable"])
+async def test_a_call_that_was_refused_goes_at_once(body: bytes) -> None:
+    """And its message with it: some of 64 KiB would wait for the next collection otherwise."""
+
+    async def refuse(call: ServerCall) -> None:
+        message = await anext(call)
+        raise CallFailed(GrpcStatus.PERMISSION_DENIED, f"no, not {len(message)} bytes")
+
+    gc.collect()
+    gc.disable()
+    try:
+        _, stream = serve(refuse)
+        stream.sink.data_received(body, len(body), False)
+        await turns()
+        assert stream.ended
+        assert stream.grpc_status is not GrpcStatus.OK
+        stream.sink = None  # as the stream of a connection has it
+        assert [each for each in gc.get_objects() if isinstance(each, ServerCall)] == []
+    finally:
+        gc.enable()
+
+
 async def test_the_deadline_of_a_call() -> None:
     async def wait(call: ServerCall) -> None:
         await asyncio.Event().wait()
