@@ -448,11 +448,12 @@ class Connection(Reading):
         try:
             self.lost(str(exc) if exc else "the connection was closed")
         finally:
+            # The transport refers to us. In a reference cycle it would keep its buffers, up to 1 MB over TLS, until the
+            # next garbage collection. Nor is our own output written any more: a transport of uvloop whose opening was
+            # cancelled is closed without saying so, and raises.
+            self.transport = CLOSED_TRANSPORT
             # First, whatever `on_lost` does: while a batch is open, nobody else's output is written.
             outbox.flush()
-            # The transport refers to us. In a reference cycle it would keep its buffers, up to 1 MB over TLS, until the
-            # next garbage collection.
-            self.transport = CLOSED_TRANSPORT
             if self.on_lost is not None:
                 self.on_lost(self)
 

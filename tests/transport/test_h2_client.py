@@ -78,6 +78,21 @@ def test_a_refused_stream_is_told_as_such(wire: Any, served: Any, make_sink: Any
     assert wire.client.can_open
 
 
+def test_one_that_is_given_up_as_it_opens_writes_nothing(
+    wire: Any, shared: ConnectionContext, info: ConnectionInfo, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If `create_connection` is cancelled then, uvloop has closed its transport without a word, which raises."""
+
+    def refuse(_: bytes) -> None:
+        raise RuntimeError("the handler is closed")
+
+    client = H2Client(shared, info, wire.pool)
+    wire.client_socket.write, wire.client_socket.is_closing = refuse, lambda: False
+    client.attach(wire.client_socket)
+    client.give_up()
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize(("tls_version", "scheme"), [("", b"http"), ("TLSv1.3", b"https")])
 def test_the_scheme_is_that_of_the_connection(
     shared: ConnectionContext,
