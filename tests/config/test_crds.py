@@ -11,6 +11,7 @@ from operator import getitem
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from msgspec import Struct, inspect
@@ -19,7 +20,7 @@ from meshproxy.config import crds, schema, sidecars
 from meshproxy.config.codes import Code
 from meshproxy.config.convert import convert
 from meshproxy.config.files import Source
-from meshproxy.config.nodes import read_documents
+from meshproxy.config.nodes import Node, read_documents
 from meshproxy.config.parse import Parsed, parse
 from meshproxy.devtools.ca import DevelopmentCA
 from tests.config.unfit import BALANCER, UNFIT
@@ -185,3 +186,80 @@ def test_a_control_plane_beside_an_identity_gives_the_documents(documents: bool)
     part["controlPlane"] = {**BY_NAME["controlPlane"], "documents": documents}
     refusing = [message for rule, message in crds.RULES[sidecars.SidecarSpec] if refuses(rule, part)]
     assert bool(problems_of(info, part)) == bool(refusing) == (not documents)
+
+
+def admits(schema: dict[str, Any], value: Any) -> bool:
+    """Whether the API server would take it, as far as types, bounds, lengths and patterns go."""
+    if "x-kubernetes-int-or-string" in schema:
+        kinds = {"anyOf": [{"type": "integer"}, {"type": "string"}]}
+        return bool(jsonschema.Draft202012Validator({**schema, **kinds}).is_valid(value))
+    if (items := schema.get("items")) is not None and isinstance(value, list):
+        return len(value) >= schema.get("minItems", 0) and all(admits(items, each) for each in value)
+    if isinstance(of_all := schema.get("additionalProperties"), dict) and isinstance(value, dict):
+        return all(admits(of_all, each) for each in value.values())
+    return bool(jsonschema.Draft202012Validator(schema).is_valid(value))
+
+
+TEXTS = [
+    "a", "*", "a*", "a_b", "a.example", "A", "1", "0", "01", "true", "off", "stdout", "/x", "./x", "..", "a b",
+    "é" * 128, *("a" * length for length in (63, 64, 253, 254, 255, 256, 257, 1_024, 1_025, 2_048, 5_000)),
+    "0s", "250ms", "1.5s", "1h1m30s", "0.0000001s", "24h", "1h0m0s", "1024", "65536", "1K", "1KB", "1KiB", "64MiB",
+    "1GiB", "a:80", "127.0.0.1:0", "[::1]:80", "unix:/x", "127.0.0.1", "::1", "10.0.0.0/8", "::/0", "x-a",
+    "spiffe://m.example/a", "https://a.example", "http://localhost:8080/x", "arn:aws:iam::123456789012:role/r",
+    "arn:aws:iam::prod:role/p/r", "123456789012", "http-1", ".*", "(?i)a|b", "1.3", "sub", "application/json",
+]  # fmt: skip
+PLAIN = [0, 1, 2, 50, 100, 399, 400, 599, 65_535, 65_536, 1_000_000, 1 << 31, 0.5, 1e-3, True, False]
+ENTRIES = ({"a": "b"}, {"a": 1}, {"a": True}, {"x-a": "b"}, {"a": "123456789012"}, {"a": {"prefix": "b"}})
+
+
+def structs(kind: inspect.Type, found: dict[type[Struct], inspect.StructType]) -> None:
+    for part in parts_of(kind):
+        if isinstance(part, inspect.StructType) and part.cls not in found:
+            found[part.cls] = part
+            for field in part.fields:
+                structs(field.type, found)
+
+
+def parts_of(kind: inspect.Type) -> Iterator[inspect.Type]:
+    """A type, and those that it is of."""
+    yield kind
+    inner = [getattr(kind, name, None) for name in ("type", "item_type", "value_type")]
+    for each in (*inner, *getattr(kind, "types", ())):
+        if isinstance(each, inspect.Type):
+            yield from parts_of(each)
+
+
+@pytest.mark.parametrize("kind", schema.KINDS, ids=lambda kind: kind.__name__)
+def test_what_a_file_may_say_an_object_may_say(kind: type[Struct]) -> None:
+    """But for fractions of seconds: an integer or a text is all that there is."""
+    found: dict[type[Struct], inspect.StructType] = {}
+    structs(next(field.type for field in inspect.type_info(kind).fields if field.name == "spec"), found)  # type: ignore[attr-defined]
+    taken = 0
+    for cls, info in found.items():
+        for field in info.fields:
+            words = {word for part in parts_of(field.type) for word in getattr(part, "values", ())}
+            values = [*TEXTS, *PLAIN, *words]
+            for value in (*values, *([each] for each in (*TEXTS, *PLAIN[:3], *words)), [], *ENTRIES):
+                if is_taken(field.type, value):
+                    taken += 1
+                    is_fraction = isinstance(value, float) and "x-kubernetes-int-or-string" in crds.type_schema(
+                        field.type
+                    )
+                    assert is_fraction or admits(crds.type_schema(field.type), value), (cls, field.name, value)
+    assert taken > 20 * len(found)
+
+
+def is_taken(kind: inspect.Type, value: Any) -> bool:
+    problems: list[str] = []
+
+    def report(line: int, field: str, message: str, code: Code) -> None:
+        problems.append(message)
+
+    convert(node_of(value), kind, Path(), report)
+    return not problems
+
+
+def node_of(value: Any) -> Node:
+    if isinstance(value, dict):
+        return Node({name: node_of(each) for name, each in value.items()}, 1)
+    return Node([node_of(each) for each in value] if isinstance(value, list) else value, 1)
