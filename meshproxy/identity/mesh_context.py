@@ -5,8 +5,10 @@ from __future__ import annotations
 import ssl
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from contextvars import ContextVar
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from meshproxy.identity.trust import Trust
 
@@ -16,6 +18,42 @@ if TYPE_CHECKING:
 
 KEPT = 1_024
 """Chains that a context remembers, for sessions of TLS 1.2 that are resumed."""
+
+
+class Sender(Protocol):
+    """A socket that does not block, for what takes no place in a queue."""
+
+    def send(self, data: bytes, /) -> object:
+        """Raises OSError."""
+
+
+alerts_go_to: ContextVar[Sender] = ContextVar("alerts_go_to")
+"""The socket of the handshake that begins in this context, for the alert with which it may fail."""
+
+
+class Handshake(ssl.SSLObject):
+    """A handshake that sends the alert with which it fails (RFC 8446 section 6.2).
+
+    asyncio and uvloop close the connection at once then, and drop what OpenSSL has left for the peer: it would see the
+    end of the connection, and not that a certificate is required or has expired, or which version of TLS is.
+    """
+
+    outgoing: ssl.MemoryBIO
+    sender: Sender | None
+
+    def do_handshake(self) -> None:
+        """As that of `ssl.SSLObject`."""
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError:
+            # The peer has answered all that was written before, so this overtakes nothing.
+            if self.sender is not None and (alert := self.outgoing.read()):
+                with suppress(OSError):
+                    self.sender.send(alert)
+            raise
+        self.sender = None
 
 
 class MeshContext(ssl.SSLContext):
@@ -30,10 +68,25 @@ class MeshContext(ssl.SSLContext):
     not_after = inf
     """When the certificate that it shows expires, seconds since the epoch; infinite if it shows none."""
     _chains: dict[bytes, Sequence[bytes]]
+    sslobject_class = Handshake
 
     def __init__(self, protocol: int) -> None:
         super().__init__()
         self._chains = {}
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """As that of `ssl.SSLContext`, for a handshake whose alert goes to `alerts_go_to`."""
+        tls = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        assert isinstance(tls, Handshake)
+        tls.outgoing, tls.sender = outgoing, alerts_go_to.get(None)
+        return tls
 
     def verified_chain(self, tls: ssl.SSLObject, leaf: bytes) -> Sequence[bytes]:
         """The chain that a handshake with this context has verified, DER: `leaf`, intermediates, the trusted authority.

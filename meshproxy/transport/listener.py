@@ -13,6 +13,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 from meshproxy.codec.h2.frames import PREFACE
+from meshproxy.identity.mesh_context import alerts_go_to
 from meshproxy.transport import certificate_age
 from meshproxy.transport.acceptor import Acceptor, Room
 from meshproxy.transport.bound_socket import bind, format_address
@@ -332,6 +333,7 @@ class Listener:
             self._handshakes += 1
             if context is not None:
                 map_apart(self._loop)
+                alerts_go_to.set(client)  # of this task, and what it starts
             try:
                 await self._loop.connect_accepted_socket(
                     lambda: ProtocolDetector(self, remote, original),

@@ -20,7 +20,7 @@ from meshproxy.identity.certificates import (
     own_identity,
     read_bundle,
 )
-from meshproxy.identity.mesh_context import MeshContext, identify
+from meshproxy.identity.mesh_context import Handshake, MeshContext, alerts_go_to, identify
 from meshproxy.identity.peer import PeerRefused, PeerRole
 from tests.identity.handshakes import handshake
 
@@ -222,3 +222,44 @@ class TestResumedSessions:
         for _ in range(2):
             self.resume(identity, B.issue(ID_B), tmp_path)
         assert [self.identify(end) for end in resumed] == ["wrong-authority", ID_B, "wrong-authority"]
+
+
+class Socket:
+    """Takes what is sent, unless it is full."""
+
+    def __init__(self, is_full: bool = False) -> None:
+        self.is_full = is_full
+        self.sent: list[bytes] = []
+
+    def send(self, data: bytes) -> int:
+        if self.is_full:
+            raise BlockingIOError
+        self.sent.append(data)
+        return len(data)
+
+
+@pytest.mark.parametrize("is_full", [False, True], ids=["sent", "full"])
+def test_the_alert_of_a_failed_handshake_goes_to_its_socket(is_full: bool) -> None:
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname = False
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    sock = Socket(is_full)
+    token = alerts_go_to.set(sock)
+    try:
+        with pytest.raises(ssl.SSLError, match="UNSUPPORTED_PROTOCOL"):
+            handshake(OWN.server, old)
+    finally:
+        alerts_go_to.reset(token)
+    assert sock.sent == ([] if is_full else [b"\x15\3\3\0\2\2\x46"])  # fatal, protocol_version
+
+
+def test_nothing_is_sent_without_a_failure_and_the_socket_is_forgotten() -> None:
+    sock = Socket()
+    token = alerts_go_to.set(sock)
+    try:
+        server_end, _ = handshake(OWN.server, OWN.client)
+    finally:
+        alerts_go_to.reset(token)
+    assert isinstance(server_end, Handshake)
+    assert server_end.sender is None
+    assert sock.sent == []

@@ -80,14 +80,15 @@ def distrusting() -> ssl.SSLContext:
     return client_context(Credentials(CLIENT.certificate_pem, CLIENT.key_pem, DevelopmentCA.create(DOMAIN).bundle_pem))
 
 
-def shake_hands(port: int, context: ssl.SSLContext) -> None:
-    """Without asyncio, which closes before it has sent the alert that tells why."""
+def shake_hands(port: int, context: ssl.SSLContext) -> str:
+    """What the client is told. Without asyncio, which closes before it has sent the alert that tells why."""
     with socket.create_connection(("127.0.0.1", port)) as sock:
         try:
             with context.wrap_socket(sock) as tls:
                 tls.recv(1)
-        except OSError:
-            pass
+        except OSError as error:
+            return str(error)
+    return ""
 
 
 class Counted:
@@ -511,18 +512,21 @@ class TestWhatIsRefused:
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         past = datetime.now(UTC) - timedelta(hours=1)
+        expired = certificate_of(CA, not_before=past - timedelta(hours=1), not_after=past)
         caplog.set_level("INFO")
         async with listening(Security.TLS) as port:
-            for context, reason in (
-                (certificate_of(CA, not_before=past - timedelta(hours=1), not_after=past), "expired"),
-                (certificate_of(DevelopmentCA.create(DOMAIN)), "unknown_authority"),
-                (old_version(), "protocol_version"),
-                (distrusting(), "refused_by_client"),
+            for context, reason, told in (
+                (expired, "expired", "alert certificate expired"),
+                (certificate_of(DevelopmentCA.create(DOMAIN)), "unknown_authority", "alert unknown ca"),
+                (no_certificate(), "no_certificate", "alert certificate required"),
+                (old_version(), "protocol_version", "alert protocol version"),
+                (distrusting(), "refused_by_client", "self-signed certificate in certificate chain"),
             ):
                 caplog.clear()
                 port.counted.handshakes.clear()
                 for _ in range(2):
-                    await asyncio.to_thread(shake_hands, port.number, context)
+                    said = await asyncio.to_thread(shake_hands, port.number, context)
+                    assert told in said.replace("_", " ").lower()
                 await port.counted.until(lambda: len(port.counted.handshakes) == 2)
                 assert port.counted.handshakes == [f"failed {reason}"] * 2
                 (message,) = caplog.messages
