@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from meshproxy.config import values
 from meshproxy.config.problems import closest
 from meshproxy.injection.capture import MAX_PORT
-from meshproxy.injection.settings import Resources, Settings, amount, read_cpu, read_image, read_memory, read_whole
+from meshproxy.injection.settings import (
+    Resources,
+    Settings,
+    amount,
+    read_cpu,
+    read_image,
+    read_memory,
+    read_whole,
+    times,
+)
 from meshproxy.log_level import LEVELS
 
 PREFIX = "config.meshproxy.dev/"
@@ -115,7 +124,8 @@ def read_choices(annotations: Mapping[str, str], settings: Settings) -> tuple[Ch
         )
     if "outbound_ports" in found and not found.get("is_captured"):
         problems.append(f"{PREFIX}outbound-ports: nothing is captured without {PREFIX}capture=enabled")
-    resources = _resources({name: found.pop(name) for name in _RESOURCES if name in found}, settings, problems)
+    chosen = {name: found.pop(name) for name in _RESOURCES if name in found}
+    resources = _resources(chosen, _for_workers(settings.resources, found.get("workers", 1)), problems)
     has_drain_timeout = "drain_timeout" in found
     defaults = {
         "image": settings.image,
@@ -126,9 +136,18 @@ def read_choices(annotations: Mapping[str, str], settings: Settings) -> tuple[Ch
     return Choices(resources=resources, has_drain_timeout=has_drain_timeout, **{**defaults, **found}), problems
 
 
-def _resources(found: dict[str, str], settings: Settings, problems: list[str]) -> Resources:
+def _for_workers(resources: Resources, workers: int) -> Resources:
+    """What several workers need: each is a process. Eight do not start with the memory of one."""
+    limit = resources.memory_limit
+    return replace(
+        resources,
+        memory_request=times(resources.memory_request, workers),
+        memory_limit=None if limit is None else times(limit, workers),
+    )
+
+
+def _resources(found: dict[str, str], defaults: Resources, problems: list[str]) -> Resources:
     """A limit below the request that the operator chose takes the request with it, and the other way round."""
-    defaults = settings.resources
     chosen = {name: found.get(name, getattr(defaults, name)) for name in _RESOURCES}
     for kind in ("cpu", "memory"):
         request, limit = f"{kind}_request", f"{kind}_limit"

@@ -33,7 +33,7 @@ LEAST_MEMORY = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Requests and limits of a sidecar, as Kubernetes writes quantities. None: no such limit."""
+    """Requests and limits of a sidecar with one worker, as Kubernetes writes quantities. None: no such limit."""
 
     cpu_request: str = "50m"
     memory_request: str = "64Mi"
@@ -122,6 +122,14 @@ def amount(quantity: str) -> float:
     match = _QUANTITY.fullmatch(quantity)
     assert match is not None, quantity
     return float(match[1]) * UNITS[match[2] or ""]
+
+
+def times(quantity: str, factor: int) -> str:
+    """So many times a quantity, in its unit."""
+    match = _QUANTITY.fullmatch(quantity)
+    assert match is not None, quantity
+    number = float(match[1]) * factor
+    return (f"{number:.0f}" if number.is_integer() else f"{number:.3f}") + (match[2] or "")
 
 
 def read_release(text: str) -> tuple[int, int]:

@@ -35,6 +35,23 @@ def test_workers_are_limited_however_the_number_is_written() -> None:
         assert problems == [f'{PREFIX}workers: expected a whole number from 1 to 64, got "{text}"']
 
 
+def test_each_worker_has_the_memory_of_one() -> None:
+    def memory(**chosen: str) -> tuple[str, str | None]:
+        found, problems = read_choices(
+            {f"{PREFIX}{name.replace('_', '-')}": text for name, text in chosen.items()}, SETTINGS
+        )
+        assert not problems
+        return found.resources.memory_request, found.resources.memory_limit
+
+    assert memory(workers="1") == ("64Mi", "128Mi")
+    assert memory(workers="8") == ("512Mi", "1024Mi")
+    assert memory(workers="8", memory_limit="300Mi") == ("300Mi", "300Mi")
+    assert memory(workers="2", memory_request="100Mi") == ("100Mi", "256Mi")
+    assert memory(workers="2", memory_request="1Gi") == ("1Gi", "1Gi")
+    unlimited = dataclasses.replace(SETTINGS, resources=Resources(memory_limit=None))
+    assert read_choices({f"{PREFIX}workers": "2"}, unlimited)[0].resources.memory_limit is None
+
+
 def test_a_name_that_is_none_is_shown_as_text() -> None:
     _, problems = read_choices({f"{PREFIX}a\nb": "x"}, SETTINGS)
     assert problems == [f"{PREFIX}a\\nb: no such setting"]

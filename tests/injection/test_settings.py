@@ -10,6 +10,7 @@ from meshproxy.injection.settings import (
     read_memory,
     read_release,
     read_whole,
+    times,
 )
 from tests.injection.pods import SETTINGS
 
@@ -94,3 +95,11 @@ def test_native_sidecars_need_a_release() -> None:
     values = (SETTINGS.image, SETTINGS.trust_bundle, SETTINGS.control_plane, SETTINGS.control_plane_id)
     assert not Settings(*values, kubernetes=(1, 28)).is_native
     assert Settings(*values, kubernetes=(2, 0)).is_native
+
+
+@pytest.mark.parametrize(
+    ("quantity", "expected"), [("64Mi", "192Mi"), ("1.5Gi", "4.500Gi"), ("1000000000", "3000000000")]
+)
+def test_several_times_a_quantity(quantity: str, expected: str) -> None:
+    assert times(quantity, 3) == expected
+    assert amount(expected) == 3 * amount(quantity)
