@@ -2,12 +2,12 @@
 # protobuf-es reads a known field as the type of its schema, whatever the wire type says.
 #
 # Expected: a known field of another wire type is an unknown field (C++, Go, Java, upb) or an error (prost, gogo).
-# Happens: a StringValue with field 1 as the number 3 and field 3 as the text "a" is the text "\u001a\u0001a": the number is
-#   taken as a length, and what follows as the text. The other libraries read no text.
+# Happens: a StringValue with field 1 as the number 3 and field 3 as the text "a" is the text "\u001a\u0001a": the
+#   number is taken as a length, and what follows as the text. The other libraries read no text.
 # Since: seen with @bufbuild/protobuf 2.17.0.
 # Matters: who reads a message to decide on it and who acts on it read two things if one of them is a server of Connect
 #   for Node. Of TensorFlow Serving's messages the name of the model is such a field; the model server is not concerned.
-# Source: @bufbuild/protobuf, from-binary.ts: of the readers of fields only that of lists looks at the wire type (packed).
+# Source: @bufbuild/protobuf, from-binary.ts: of the readers of fields only that of lists looks at the wire type.
 set -euo pipefail
 version=${1:-2.17.0}
 dir=$(mktemp -d)

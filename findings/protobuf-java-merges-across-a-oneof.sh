@@ -4,13 +4,14 @@
 #
 # Expected: of several members of a oneof the last one counts, and clears the others. A varint of ten bytes whose last
 #   one is 0 has bit 63 clear, however unusual such padding is. (protobuf.dev/programming-guides/encoding)
-# Happens: a google.protobuf.Value of the list ["a"], the text "x" and the list ["b"] is the list ["a", "b"] in Java, and
-#   ["b"] in C++, Go, upb and others. An Int64Value of 3, padded to ten bytes, is 3 - 2^63 in Java, and 3 elsewhere.
+# Happens: a google.protobuf.Value of the list ["a"], the text "x" and the list ["b"] is the list ["a", "b"] in Java,
+#   and ["b"] in C++, Go, upb and others. An Int64Value of 3, padded to ten bytes, is 3 - 2^63 in Java, and 3 elsewhere.
 # Since: seen with protobuf-java 3.21.12 and 4.33.1; the Python package has upb.
 # Matters: who reads a message to decide on it (a proxy, a gateway) and who acts on it read two things if one of them is
 #   in Java: TensorFlow Serving's ModelSpec has its version in such a oneof. meshproxy refuses both.
-# Source: generated code, Value.Builder.mergeFrom: the field builder of a message in a oneof stays when another member is
-#   set, and is read into again. CodedInputStream.ArrayDecoder.readRawVarint64: the tenth byte is only compared with 0.
+# Source: generated code, Value.Builder.mergeFrom: the field builder of a message in a oneof stays when another member
+#   is set, and is read into again. CodedInputStream.ArrayDecoder.readRawVarint64: the tenth byte is only compared
+#   with 0.
 set -euo pipefail
 version=${1:-4.33.1}
 dir=$(mktemp -d)
