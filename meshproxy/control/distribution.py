@@ -6,6 +6,7 @@ Sidecars of one scope are given the same: what concerns them is selected, and en
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import Counter, deque
 from functools import lru_cache
@@ -53,6 +54,10 @@ CHARACTERS = 256
 """Of each name that a sidecar reports."""
 PROBLEMS, PROBLEM_CHARACTERS = 20, 1_000
 """Of what it says is wrong with documents."""
+PROBLEMS_BYTES = 8 << 20
+"""Of what all sidecars say is wrong, in memory. Beyond it, the identities of whose sidecars most is kept give way:
+the control plane goes on knowing that they refused the documents, and not why."""
+NOT_KEPT = ("see the log of this sidecar: the sidecars of its identity have told more problems than are kept here",)
 LAST_TIME = 253_402_214_400.0
 """Seconds since the epoch: later ones have no date (9999-12-31)."""
 
@@ -91,6 +96,8 @@ class Watcher(msgspec.Struct, eq=False):
     """When."""
     refused: str = ""
     problems: tuple[str, ...] = ()
+    problem_bytes: int = 0
+    """Of these, while they count (`PROBLEMS_BYTES`)."""
 
     def report(self, report: SidecarReport) -> None:
         """What it says about itself."""
@@ -206,7 +213,7 @@ class DocumentService:
         entitlements: who may have which.
         refusals: the last sidecars that asked for what they may not have, the newest first.
         refused: how many those were.
-        watchers: the sidecars that are connected, in the order in which they came.
+        watchers: the sidecars that are connected, in the order in which they came, by the `id` of their connection.
         lost: those that are gone.
     """
 
@@ -217,6 +224,8 @@ class DocumentService:
         self._reports = Paces(REPORT_RATE, REPORT_BURST)
         self._scopes = Paces(SCOPE_RATE, SCOPES_OF_ONE)
         self._expiries = Expiries()
+        self._problem_bytes: Counter[str] = Counter()
+        """By identity."""
         self.watchers: dict[int, Watcher] = {}
         self.lost = LostSidecars()
         self.entitlements = Entitlements(documents.held)
@@ -255,7 +264,9 @@ class DocumentService:
                 self._give(watcher, workload)
                 await call.wait()
         finally:
-            del self.watchers[id(watcher)]
+            if self.watchers.get(id(call.info)) is watcher:
+                del self.watchers[id(call.info)]
+            self._count_problems(watcher, 0)
             self._expiries.discard(call)
             self._ended(watcher, key, is_expected=call.has_ended)
             self._leave(watcher)
@@ -271,8 +282,33 @@ class DocumentService:
         watcher.report(report)
         watcher.sent = watcher.version
         group.watchers.add(watcher)
-        self.watchers[id(watcher)] = watcher
+        older = self.watchers.pop(id(call.info), None)
+        if older is not None:
+            older.call.fail(GrpcStatus.UNAVAILABLE, "this connection has another stream of documents")
+        self.watchers[id(call.info)] = watcher
+        self._note_problems(watcher)
         return watcher
+
+    def _note_problems(self, watcher: Watcher) -> None:
+        """It has said what is wrong with documents, or that nothing is."""
+        self._count_problems(watcher, sum(map(sys.getsizeof, watcher.problems)))
+        if watcher.problem_bytes and self._problem_bytes.total() > PROBLEMS_BYTES:
+            greedy = set()
+            held = self._problem_bytes.copy()
+            while held.total() > PROBLEMS_BYTES // 2:  # so that it is long until the next time
+                greedy.add(greediest := max(held, key=held.__getitem__))
+                del held[greediest]
+            for each in self.watchers.values():
+                if each.spiffe_id in greedy and each.problem_bytes:
+                    each.problems = NOT_KEPT
+                    self._count_problems(each, 0)
+
+    def _count_problems(self, watcher: Watcher, size: int) -> None:
+        held = self._problem_bytes
+        held[watcher.spiffe_id] += size - watcher.problem_bytes
+        if not held[watcher.spiffe_id]:
+            del held[watcher.spiffe_id]
+        watcher.problem_bytes = size
 
     def _give(self, watcher: Watcher, workload: Workload) -> None:
         """Send the set in force, unless the sidecar has been sent it, or has not yet taken what it was sent before.
@@ -303,6 +339,7 @@ class DocumentService:
     def _take(self, watcher: Watcher, report: SidecarReport) -> None:
         """What a sidecar says now."""
         watcher.report(report)
+        self._note_problems(watcher)
         if report.refused:
             fields = {"spiffe_id": watcher.spiffe_id, "version": report.refused, "problems": watcher.problems}
             logger.warning("a sidecar refused the documents", extra={"fields": fields})

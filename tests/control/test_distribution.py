@@ -453,6 +453,45 @@ async def test_what_is_kept_of_a_report_is_bounded(world: World) -> None:
         assert sys.intern("unheard of") is not watcher.software
 
 
+async def test_whose_sidecars_tell_most_problems_gives_way(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others' are kept, and that the documents were refused is known of all."""
+    monkeypatch.setattr(module, "PROBLEMS_BYTES", 40_000)
+    modest = FakeCall(workload(name="modest"))
+    greedy = [FakeCall(workload(name="greedy")) for _ in range(8)]
+    async with AsyncExitStack() as stack:
+        for number, call in enumerate([modest, *greedy]):
+            await stack.enter_async_context(world.watching(call))
+            call.say(OUTBOUND, refused="r", problems=[f"{number}" * 900] * (1 if call is modest else 6))
+            await turns()
+        first, *others = world.service.watchers.values()
+        assert first.problems == ("0" * 900,)
+        kept = [each for each in others if each.problems != module.NOT_KEPT]
+        assert len(kept) == 1  # the first since the others gave way
+        assert all(each.refused == "r" for each in others)
+        greedy[-1].say(OUTBOUND)
+        await turns()
+        assert dict(world.service._problem_bytes) == {first.spiffe_id: sys.getsizeof("0" * 900)}
+    assert not world.service._problem_bytes
+
+
+async def test_a_connection_has_one_stream_of_documents(world: World) -> None:
+    """The sidecar that opens another has given up the one before."""
+    older, newer = FakeCall(workload()), FakeCall(workload())
+    newer.info = older.info
+    async with world.watching(older) as task, world.watching(newer):
+        older.say()
+        await older.given()
+        newer.say()
+        await newer.given()
+        with pytest.raises(CallFailed, match="another stream of documents"):
+            await asyncio.wait_for(task, 60)
+        assert [each.call for each in world.service.watchers.values()] == [newer]
+        assert world.counts() == {"in-sync": 0, "behind": 1, "refused": 0, "gone": 0}
+        await world.change(f"{SERVER}---\n{ROUTE}")
+        await newer.given()
+    assert world.service.watchers == {}
+
+
 async def test_what_many_sidecars_say_is_kept_once(world: World) -> None:
     one, other = FakeCall(workload()), FakeCall(workload())
     async with world.watching(one), world.watching(other):
