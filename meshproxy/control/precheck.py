@@ -274,6 +274,7 @@ def _namespaces(namespaces: Sequence[Namespace] | Unknown, plan: Plan) -> Iterat
     is_ending = any(each.is_ending for each in namespaces if each.name == plan.namespace)
     hint = f"wait until it is gone: kubectl get namespace {plan.namespace} -o yaml says what holds it"
     yield judged(NAMESPACES, free, "it is being deleted" if is_ending else "", hint)
+    namespaces = [each for each in namespaces if not each.is_ending]  # the others take no more pods
     # Other meshes have `true`, or an annotation. The API server asks for `enabled` alone.
     wrong = [
         f"{each.name} (label {shown(each.labels[LABEL])})"

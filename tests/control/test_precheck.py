@@ -12,7 +12,7 @@ from meshproxy.config import crds, schema
 from meshproxy.control.crd_changes import Definition
 from meshproxy.control.finding import Finding, Unknown, worst
 from meshproxy.control.fleet import Level
-from meshproxy.control.precheck import Facts, Namespace, Node, Object, notes, precheck
+from meshproxy.control.precheck import LEVEL_LABEL, Facts, Namespace, Node, Object, notes, precheck
 from meshproxy.installation.choices import Injection
 from meshproxy.installation.kinds import Plan, Right, all_rights
 from tests.control.fake_cluster import served
@@ -293,6 +293,14 @@ def test_capture_takes_a_namespace_that_admits_it(level: str, inject: str, refus
         [f"its init container needs NET_ADMIN: a enforces {level}"] if refused else []
     )
     assert bad(facts(namespaces=[Namespace("a", labels, {})])) == []  # without capture, sidecars meet every level
+
+
+def test_a_namespace_that_is_going_gets_no_more_pods() -> None:
+    labels = {"meshproxy.dev/inject": "enabled", "istio-injection": "enabled", LEVEL_LABEL: "restricted"}
+    plan = Plan(capture=True)
+    for each in (labels, {"meshproxy.dev/inject": "true"}):
+        assert bad(facts(plan, namespaces=[Namespace("a", each, {})]), plan)
+        assert bad(facts(plan, namespaces=[Namespace("a", each, {}, is_ending=True)]), plan) == []
 
 
 def test_namespaces_that_may_not_be_listed() -> None:
