@@ -7,10 +7,8 @@ import hashlib
 import logging
 import os
 import random
-import resource
 import signal
 import time
-from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,7 +21,8 @@ from meshproxy.control.allocator import FreePages
 from meshproxy.control.attestation import Attestation, identify_sidecar
 from meshproxy.control.audit import ControlAudit
 from meshproxy.control.authority import RequestRefused
-from meshproxy.control.channel import IdentityService, Paces
+from meshproxy.control.channel import IdentityService
+from meshproxy.control.clients import SidecarClients, allow_descriptors, most_clients, most_connections
 from meshproxy.control.current_authority import CurrentAuthority
 from meshproxy.control.discovery import EndpointService
 from meshproxy.control.distribution import DocumentService
@@ -48,7 +47,6 @@ from meshproxy.control.store import ISSUED_KEYS, FolderStore, StoreError
 from meshproxy.control.taps import TapService
 from meshproxy.control.web_port import web_port
 from meshproxy.control.webhook import Webhook
-from meshproxy.identity.caller import Workload
 from meshproxy.identity.certificates import CertificateError
 from meshproxy.identity.trust_bundles import BundleSource, OtherBundles
 from meshproxy.telemetry.audit_trail import open_trail
@@ -82,24 +80,12 @@ if TYPE_CHECKING:
     from meshproxy.injection.admission import Outcome
     from meshproxy.telemetry.audit_writer import AuditWriter
     from meshproxy.telemetry.metrics import Rows
-    from meshproxy.transport.connection_info import ConnectionInfo
     from meshproxy.web.login import LoginEvent
 
 logger = logging.getLogger(__name__)
 
-CONNECTIONS = 20_000
-"""Sidecars that may be connected at once; further ones wait to be accepted."""
-MOST_OF_ONE = 0.75
-"""Of the connections, for one identity: one that was taken over keeps nobody else away."""
-OWN_DESCRIPTORS = 64
-"""What they leave at least, as strangers may connect, too: 17 are open at rest, and documents, the authority and the
-port of probes take some."""
 PAGE_CONNECTIONS = 256
 """At the web port at once, and at that of commands: a hundred may be open pages (`web.events`)."""
-FEW_CLIENTS = 8
-"""At each port, however few descriptors there are."""
-CONNECTION_BURST = 10.0
-"""Seconds' worth of connections that one address may open at once."""
 TOKENS_SHOWN = 100
 """Join tokens on the page /status."""
 STREAMS = 32
@@ -249,13 +235,16 @@ class ControlPlane:
         metrics.drift_expected.read_from(self.reports.drift_expected)
         metrics.drift_unwatched.read_from(self.reports.count_unwatched)
         self.server = GrpcServer(methods, max_message_bytes=MESSAGE_BYTES)
+        clients = self._clients = SidecarClients(
+            metrics, settings.connection_rate, self._loop.time, self._free_pages.used
+        )
         shared = ConnectionContext(
             loop=self._loop,
             outbox=Outbox(self._loop),
             reaper=self._reaper,
             limits=Limits(streams=STREAMS),
             times=Times(),
-            on_limit=self.limit,
+            on_limit=clients.limit,
         )
         shared.write_bytes = WRITE_BYTES
         shared.remembers_heads = False
@@ -264,20 +253,16 @@ class ControlPlane:
             shared=shared,
             serve=self.server.serve,
             reject=self.server.reject,
-            events=self,
+            events=clients,
             security=Security.TLS,
             context=self._own.renew().server,
             identify=identify_sidecar,
-            max_connections=CONNECTIONS,
+            max_connections=clients.most,
             max_handshakes=HANDSHAKES,
-            admits=self._admits if settings.connection_rate else None,
+            admits=clients.admits if settings.connection_rate else None,
             stranger_seconds=STRANGER_SECONDS,
-            welcomes=self._welcomes,
+            welcomes=clients.welcomes,
         )
-        rate = settings.connection_rate
-        self._connections = Paces(rate, rate * CONNECTION_BURST)
-        self._connected: Counter[str] = Counter()
-        """Connections of each identity."""
         self.webhook: Webhook | None = None
         if settings.injector is not None:
             self.webhook = Webhook(settings.injector, self._reviewed, partial(self._exceeded, "webhook"))
@@ -299,7 +284,7 @@ class ControlPlane:
             self._loop.add_signal_handler(number, self._rotated)
         try:
             descriptors = allow_descriptors()
-            self.listener.max_connections = most_connections(descriptors)
+            self.listener.max_connections = self._clients.most = most_connections(descriptors)
             if self.webhook is not None:
                 self.webhook.connections = most_clients(descriptors, self.webhook.connections)
             await self._records.begin()
@@ -520,41 +505,6 @@ class ControlPlane:
         """For `metric_table.STORE_FAILURES`."""
         return [(("certificate",), self._roll.failures), (("key",), self._keys.failures)]
 
-    def _admits(self, address: str) -> bool:
-        """A handshake is the most that a stranger can cost: whoever connects again and again pays for it alone."""
-        return self._connections.take(address, self._loop.time())
-
-    def _welcomes(self, info: ConnectionInfo) -> bool:
-        """No workload keeps all others out, whatever it became."""
-        identity, most = _identity(info), max(1, int(self.listener.max_connections * MOST_OF_ONE))
-        if self._connected[identity] < most:
-            return True
-        self.limit("identity_connections")
-        text = f"a connection of {identity} from {info.remote} is closed: {most}, the most of one identity, are open"
-        self.listener.shared.notices.info(logger, identity, self._loop.time(), text)
-        return False
-
-    # listener.ListenerEvents
-
-    def handshake(self, result: str, reason: str) -> None:
-        self.metrics.tls_handshakes.labels("control", result, reason).value += 1
-
-    def connected(self, info: ConnectionInfo) -> None:
-        self._free_pages.used()
-        if identity := _identity(info):
-            self._connected[identity] += 1
-        self.metrics.open_connections.labels("control", info.protocol).value += 1
-
-    def disconnected(self, info: ConnectionInfo) -> None:
-        if identity := _identity(info):
-            self._connected[identity] -= 1
-            if not self._connected[identity]:
-                del self._connected[identity]
-        self.metrics.open_connections.labels("control", info.protocol).value -= 1
-
-    def limit(self, name: str) -> None:
-        self._exceeded("control", name)
-
     def _exceeded(self, port: str, name: str) -> None:
         self.metrics.limits_exceeded.labels(port, name).value += 1
 
@@ -625,28 +575,3 @@ class ControlPlane:
             return self._tokens.waiting_tokens(now), self.store.progress(), ""
         except StoreError as error:
             return [], None, str(error)
-
-
-def _identity(info: ConnectionInfo) -> str:
-    """The SPIFFE id of a client; empty without a certificate."""
-    return info.peer.spiffe_id if isinstance(info.peer, Workload) else ""
-
-
-def allow_descriptors() -> int:
-    """Raise the soft limit of open files to the hard one, which is returned: each sidecar has one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
-
-
-def most_connections(descriptors: int) -> int:
-    """How many sidecars may be connected, with so many descriptors (-1: any number)."""
-    left = descriptors - max(descriptors // 4, OWN_DESCRIPTORS) if descriptors >= 0 else CONNECTIONS
-    return max(1, min(CONNECTIONS, left))
-
-
-def most_clients(descriptors: int, most: int) -> int:
-    """How many of `most` may be connected to a port of pages or to the webhook, with so many descriptors (-1: any
-    number): three ports leave some of what the sidecars do."""
-    return max(FEW_CLIENTS, min(most, descriptors // 16)) if descriptors >= 0 else most

@@ -17,9 +17,10 @@ from lightkube.models.meta_v1 import ObjectMeta
 
 from meshproxy.config.schema import MeshConfig
 from meshproxy.config.values import Address
-from meshproxy.control.app import CONNECTIONS, ControlPlane, allow_descriptors, most_clients, most_connections
+from meshproxy.control.app import ControlPlane
 from meshproxy.control.attestation import make_token
 from meshproxy.control.authority import RequestRefused, SigningRequest, private_pem
+from meshproxy.control.clients import allow_descriptors, most_connections
 from meshproxy.control.cluster import connect, connect_blocking
 from meshproxy.control.objects import resource
 from meshproxy.control.plane import SIGNS_ON
@@ -60,19 +61,6 @@ async def shown_certificate(control: ControlPlane) -> bytes:
     await asyncio.gather(writer.wait_closed(), return_exceptions=True)
     assert isinstance(der, bytes)
     return der
-
-
-@pytest.mark.parametrize(
-    ("descriptors", "connections"),
-    [(1 << 20, CONNECTIONS), (-1, CONNECTIONS), (4_096, 3_072), (128, 64), (64, 1), (0, 1)],
-)
-def test_sidecars_leave_descriptors_to_the_control_plane(descriptors: int, connections: int) -> None:
-    assert most_connections(descriptors) == connections
-
-
-@pytest.mark.parametrize(("descriptors", "clients"), [(1 << 20, 256), (-1, 256), (1_024, 64), (64, 8)])
-def test_clients_of_pages_leave_descriptors_to_sidecars(descriptors: int, clients: int) -> None:
-    assert most_clients(descriptors, 256) == clients
 
 
 async def test_it_runs_until_it_is_stopped(tmp_path: Path) -> None:
@@ -281,7 +269,7 @@ async def test_whoever_shows_no_certificate_does_not_stay(tmp_path: Path, monkey
 
 async def test_one_identity_does_not_have_all_connections(tmp_path: Path) -> None:
     control = ControlPlane(settings(tmp_path))
-    control.listener.max_connections = 4
+    control.listener.max_connections = control._clients.most = 4
     control.listener.listen("127.0.0.1", 0)
     host, _, port = control.listener.address.rpartition(":")
 
@@ -347,7 +335,7 @@ async def test_a_trust_domain_whose_bundle_changes(tmp_path: Path, caplog: pytes
 
 async def test_limits_are_counted(tmp_path: Path) -> None:
     control = ControlPlane(settings(tmp_path))
-    control.limit("connections")
+    control._clients.limit("connections")
     assert control.metrics.limits_exceeded.labels("control", "connections").value == 1
 
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshproxy.config.sidecars import ControlPlane
 from meshproxy.config.values import read_endpoint_address
-from meshproxy.control.app import CONNECTION_BURST
+from meshproxy.control.clients import CONNECTION_BURST
 from meshproxy.control.settings import Settings
 from meshproxy.control_api import ISSUE, WATCH, IssueRequest, SidecarReport
 from meshproxy.devtools.clients import RestClient
