@@ -16,6 +16,7 @@ import msgspec
 
 from meshproxy.control_api import ReportedCaller, ReportedCalls, ReportedDenial, ReportedTime
 from meshproxy.identity.caller import Workload
+from meshproxy.inference.grpc_health import ALIVE
 from meshproxy.policy.decide import NO_ROLES, SEVERAL
 from meshproxy.proxy.exchange import NO_FLAGS
 from meshproxy.telemetry import call_facts
@@ -173,6 +174,8 @@ class CallReports:
             if known is not None and known[0] is caller:
                 outcome = known[1]
         if outcome is None:
+            if call is None and refusal is None and exchange.head.target == ALIVE:
+                return  # another sidecar looks whether this one is there, each second
             outcome = self._find(exchange)
             if key and outcome.row.calls.model != OTHER and outcome.row.calls.version != OTHER:
                 if len(self._memo) >= MEMO_ENTRIES:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from meshproxy.control_api import MeshReport, ReportedCaller, ReportedCalls
 from meshproxy.identity.caller import ANONYMOUS, Caller, Token, Workload
+from meshproxy.inference.grpc_health import ALIVE
 from meshproxy.proxy.exchange import AttemptRecord
 from meshproxy.refusal import Reason, Refusal
 from meshproxy.telemetry import call_reports as module
@@ -96,6 +97,14 @@ def test_refusals(reports: CallReports, make_exchange: MakeExchange) -> None:
     assert (denial.caller, denial.call, denial.binding) == (QUOTER, "predict half_plus_two", "nobody")
     assert (denial.message, denial.at) == ("Not you.", 1e9 + 1_000.003)
     assert graph.ELSEWHERE == ELSEWHERE
+
+
+def test_who_looks_whether_it_is_there_is_no_caller(reports: CallReports, make_exchange: MakeExchange) -> None:
+    reports.observe(make_exchange(call=None, target=ALIVE, status=204, grpc_status=None))
+    assert reports.take()[0] == []
+    refusal = Refusal(Reason.UNAUTHENTICATED, "No certificate.")
+    reports.observe(make_exchange(call=None, target=ALIVE, status=401, grpc_status=None, refusal=refusal))
+    assert only(reports).codes == {"401": 1}
 
 
 def test_who_is_denied_has_a_name(reports: CallReports, make_exchange: MakeExchange) -> None:
