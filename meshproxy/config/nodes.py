@@ -44,6 +44,8 @@ _ODD = re.compile(
 )
 # A JSON reader finds these inside of a text; YAML 1.1 breaks the line there and folds it to a space.
 _ODD_BREAKS = re.compile("[\x85\u2028\u2029]")
+# How JSON escapes what is beyond U+FFFF (RFC 8259 section 7), behind an even number of backslashes.
+_PAIRS = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 
 
 class Node:
@@ -100,6 +102,8 @@ def read_documents(text: str, report: Report, first_line: int = 1, *, numbers_ar
     if odd := _ODD_BREAKS.search(text):
         line = text.count("\n", 0, odd.start()) + first_line
         raise Unreadable(line, f"U+{ord(odd[0]):04X} ends a line in YAML 1.1 only: write it as an escape in quotes")
+    if "\\u" in text and text.lstrip("\ufeff \t\r\n").startswith("{"):
+        text = _PAIRS.sub(_join_pair, text)
     reader = _Reader(text, report, first_line, numbers_are_keys=numbers_are_keys)
     while (node := reader.next_document()) is not None:
         if node.value is not None:
@@ -247,6 +251,12 @@ class _Reader:
             )
             return BROKEN
         return text
+
+
+def _join_pair(found: re.Match[str]) -> str:
+    """The character itself, as YAML does not join the halves of JSON."""
+    high, low = int(found[2], 16), int(found[3], 16)
+    return found[1] + chr(0x10000 + (high - 0xD800 << 10) + low - 0xDC00)
 
 
 def _quoted(text: str, quote: str = '"') -> str:

@@ -210,6 +210,27 @@ def test_json_comes_back_as_it_went(value: object) -> None:
     assert documents == ([] if value is None else [value])
 
 
+@given(JSON)
+def test_so_does_json_with_every_character_escaped(value: object) -> None:
+    text = json.dumps({"a": value})
+    if "\x7f" not in text:  # which YAML takes escaped only
+        assert read(text) == ([{"a": value}], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r'{"a": "\ud83d\ude00"}', "\U0001f600"),
+        (r'{"a": "\\\ud83d\uDE00"}', "\\\U0001f600"),
+        (r'{"a": "\\ud83d\\ude00"}', r"\ud83d\ude00"),
+        ("\ufeff\n" + r'{"a": "\uDBFF\uDFFF"}', "\U0010ffff"),
+        (r"a: \ud83d\ude00", r"\ud83d\ude00"),
+    ],
+)
+def test_halves_of_a_character_are_joined_in_json(text: str, expected: str) -> None:
+    assert read(text) == ([{"a": expected}], [])
+
+
 @pytest.mark.parametrize("mark", ["\x85", "\u2028", "\u2029"])
 def test_line_breaks_of_one_reader_only(mark: str) -> None:
     with pytest.raises(Unreadable) as raised:
