@@ -221,7 +221,11 @@ def test_of_its_roots_the_certificates_count() -> None:
     assert authority.bundle_pem == root.bundle_pem + other.bundle_pem
 
 
-@pytest.mark.parametrize("roots", [b"", b"nothing", CA.bundle_pem[:200], CA.bundle_pem + CA.issue(ID).certificate_pem])
+@pytest.mark.parametrize(
+    "roots",
+    [b"", b"nothing", CA.bundle_pem[:200], CA.bundle_pem + CA.issue(ID).certificate_pem],
+    ids=["empty", "no PEM", "half", "with a leaf"],
+)
 def test_roots_that_no_sidecar_could_use(roots: bytes) -> None:
     with pytest.raises(AuthorityError, match="its roots cannot be used"):
         Authority.load(CA.bundle_pem, module.private_pem(CA._key), roots)
