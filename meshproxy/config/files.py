@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -72,6 +74,17 @@ def read_file(path: Path) -> bytes:
     """Its content, as far as a byte beyond `FILE_BYTES`. Raises OSError."""
     with path.open("rb") as file:
         return file.read(FILE_BYTES + 1)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file that is read again and again, without waiting for anybody: the reader of a named pipe waits until
+    somebody writes to it, and with it whoever reads in the event loop. Raises OSError, also of what is no regular file.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return file
 
 
 def read_files(paths: Paths, problems: list[Problem], read: Callable[[Path], bytes] = read_file) -> list[Source]:

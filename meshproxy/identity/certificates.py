@@ -21,6 +21,7 @@ from typing import Literal, NoReturn
 
 import msgspec
 
+from meshproxy.config.files import open_regular
 from meshproxy.config.unreadable import not_followed, tell_not_followed, why
 from meshproxy.identity.caller import Workload
 from meshproxy.identity.mesh_context import MeshContext
@@ -427,7 +428,7 @@ def _chain(certificate_pem: bytes) -> list[bytes]:
 def read_file(path: Path, what: str) -> tuple[bytes, int]:
     """Content and permission bits of a file. One that will not change any more is told. Raises CertificateError."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             status = os.fstat(file.fileno())
             content = file.read(FILE_BYTES + 1)
     except OSError as error:

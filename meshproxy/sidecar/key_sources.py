@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 from pathlib import Path
 
+from meshproxy.config.files import open_regular
 from meshproxy.config.unreadable import tell_not_followed
 from meshproxy.identity.jose import BOM, load_object
 from meshproxy.identity.jwk import KEY_SET_BYTES
@@ -48,7 +49,7 @@ def from_file(path: Path) -> Source:
 
     async def read() -> bytes:
         tell_not_followed(path)
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(KEY_SET_BYTES + 1)
 
     return read

@@ -10,7 +10,7 @@ import pytest
 
 from meshproxy.config import files
 from meshproxy.config.codes import Code
-from meshproxy.config.files import digest, documents_in, read_files
+from meshproxy.config.files import digest, documents_in, open_regular, read_files
 from meshproxy.config.problems import Problem
 
 
@@ -148,6 +148,21 @@ def test_a_file_that_is_empty_for_a_moment_is_not_a_set_without_it(tmp_path: Pat
     assert (problem.file, problem.message.partition(":")[0]) == (str(tmp_path / "policy.yaml"), "empty")
     (tmp_path / "policy.yaml").write_text("# nothing\n")
     assert read(tmp_path) == (["a", "# nothing\n"], [])
+
+
+def test_a_file_that_is_read_again_is_no_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    path.write_bytes(b"content")
+    with open_regular(path) as file:
+        assert file.read() == b"content"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="it is no regular file"):  # at once: nobody writes to it
+        open_regular(path)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(OSError, match="it is no regular file"):
+        open_regular(Path("/dev/null"))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

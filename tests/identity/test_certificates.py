@@ -450,6 +450,10 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str) -> None:
     os.truncate(tmp_path / name, FILE_BYTES + 1)
     with pytest.raises(CertificateError, match="larger than"):
         files.read()
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name, 0o600)
+    with pytest.raises(CertificateError, match="it is no regular file"):
+        files.read()
 
 
 def test_the_key_leaves_no_descriptor_behind() -> None:

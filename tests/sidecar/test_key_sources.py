@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -47,6 +48,10 @@ async def test_from_a_file(tmp_path: Path) -> None:
     assert await from_file(path)() == b"{}"
     path.write_bytes(bytes(KEY_SET_BYTES + 10))
     assert len(await from_file(path)()) == KEY_SET_BYTES + 1
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="it is no regular file"):
+        await from_file(path)()
 
 
 async def test_a_file_that_its_mount_does_not_follow_is_told_once(
