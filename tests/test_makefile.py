@@ -43,13 +43,16 @@ if [ "$2" = version ]; then [ ! -e "$name-has-no-compose" ]; else echo "$name $*
 """
 
 
+def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`make` with these arguments, and nothing of what the make that runs the tests was given, such as another VENV."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "VENV"))}
+    return subprocess.run(["make", *arguments], cwd=checkout, env=env, capture_output=True, text=True, check=False)
+
+
 def make(checkout: Path, target: str) -> tuple[bool, list[str]]:
     """Whether it went well, and what was done for it."""
     (checkout / "log").write_text("")
-    command = ["make", f"PYTHON={checkout}/python", target]
-    # Not what the make that runs the tests was given, such as another VENV.
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "VENV"))}
-    done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, check=False)
+    done = run(checkout, f"PYTHON={checkout}/python", target)
     return done.returncode == 0, (checkout / "log").read_text().splitlines()
 
 
@@ -100,8 +103,7 @@ def test_a_python_that_is_too_old_is_refused_before_anything_is_made_with_it(che
         ("no-such-python", "no-such-python is no Python 3.11 or newer: install one"),
         ("", "no Python 3.11 or newer found: install one"),
     ):
-        command = ["make", f"PYTHON={python}", target]
-        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+        done = run(checkout, f"PYTHON={python}", target)
         assert done.returncode == 2
         assert expected in done.stderr
     assert not (checkout / "log").exists()
