@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from meshproxy.codec.h2.frames import SETTINGS
+from meshproxy.identity.mesh_context import alerts_go_to
 from meshproxy.transport.certificate_age import leaves_after, time_left
 from meshproxy.transport.connect_failures import NAMED, SIDECAR, UNIX, ConnectError, ConnectFailure, Hints, explain
 from meshproxy.transport.connection import Reading, keep_alive
@@ -172,12 +173,45 @@ async def _dial(
     host = host.strip("[]")
     if context is not None and name is None:
         name = host.removesuffix(".")  # RFC 6066 section 3
-    transport, _ = await loop.create_connection(lambda: protocol, host, int(port), ssl=context, server_hostname=name)
+    if context is not None and (family := _family(host)) is not None:
+        sock = await _connect_tcp(loop, family, host, int(port))
+        token = alerts_go_to.set(sock)
+        try:
+            transport, _ = await loop.create_connection(lambda: protocol, sock=sock, ssl=context, server_hostname=name)
+        finally:
+            alerts_go_to.reset(token)
+    else:
+        transport, _ = await loop.create_connection(
+            lambda: protocol, host, int(port), ssl=context, server_hostname=name
+        )
     sock = transport.get_extra_info("socket")
     if sock is not None:  # otherwise it was lost already, and its driver knows
         with contextlib.suppress(OSError):
             keep_alive(sock, *PROBES)
     return transport
+
+
+def _family(host: str) -> socket.AddressFamily | None:
+    """Of an IP address; None: it is a name."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):
+            socket.inet_pton(family, host)
+            return family
+    return None
+
+
+async def _connect_tcp(
+    loop: asyncio.AbstractEventLoop, family: socket.AddressFamily, host: str, port: int
+) -> socket.socket:
+    """A connected socket, which can be given to the handshake for its alert. Raises OSError."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, (host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 async def _connect_unix(path: str) -> socket.socket:

@@ -620,6 +620,29 @@ async def test_a_peer_that_does_not_like_us_is_no_connection(
     await gone(running)
 
 
+@pytest.mark.parametrize(
+    ("shown", "alert"),
+    [(STRANGER, "TLSV1_ALERT_UNKNOWN_CA"), (expired("server"), "SSLV3_ALERT_CERTIFICATE_EXPIRED")],
+    ids=["another authority", "expired"],
+)
+async def test_a_peer_that_we_do_not_like_is_told_why(
+    running: ConnectionContext, shown: Credentials, alert: str
+) -> None:
+    """Or its log could not say which of its certificates callers refuse."""
+
+    def serve() -> str | None:
+        accepted = listening.accept()[0]
+        with accepted, pytest.raises(ssl.SSLError) as raised:
+            server_context(shown).wrap_socket(accepted, server_side=True)
+        return raised.value.reason
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        told = asyncio.create_task(asyncio.to_thread(serve))
+        await said(connect_h2(running, f"127.0.0.1:{listening.getsockname()[1]}", Owner(), PATIENCE, peer()))
+        assert await told == alert
+    await gone(running)
+
+
 @contextmanager
 def refusing() -> Iterator[str]:
     """A server that says why it refuses, as most do, and waits until that has been read."""
