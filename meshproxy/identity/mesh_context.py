@@ -27,8 +27,9 @@ class Sender(Protocol):
         """Raises OSError."""
 
 
-alerts_go_to: ContextVar[Sender] = ContextVar("alerts_go_to")
-"""The socket of the handshake that begins in this context, for the alert with which it may fail."""
+alerts_go_to: ContextVar[list[Sender]] = ContextVar("alerts_go_to")
+"""The socket of the handshake that begins next in this context, for the alert with which it may fail. The handshake
+takes it out: what a connection causes inherits its context, and other connections are among that."""
 
 
 class Handshake(ssl.SSLObject):
@@ -85,7 +86,8 @@ class MeshContext(ssl.SSLContext):
         """As that of `ssl.SSLContext`, for a handshake whose alert goes to `alerts_go_to`."""
         tls = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
         assert isinstance(tls, Handshake)
-        tls.outgoing, tls.sender = outgoing, alerts_go_to.get(None)
+        senders = alerts_go_to.get(None)
+        tls.outgoing, tls.sender = outgoing, senders.pop() if senders else None
         return tls
 
     def verified_chain(self, tls: ssl.SSLObject, leaf: bytes) -> Sequence[bytes]:

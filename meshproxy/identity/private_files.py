@@ -65,7 +65,7 @@ def replace_or_overwrite(path: Path, content: bytes, mode: int) -> bool:
 def _overwrite(path: Path, content: bytes, mode: int) -> None:
     """Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
-    with os.fdopen(descriptor, "wb", buffering=0) as file:
+    with os.fdopen(descriptor, "wb") as file:
         before = os.fstat(descriptor)
         if stat.S_IMODE(before.st_mode) != mode:  # others may have it open, whatever it becomes now
             raise PermissionError(EACCES, os.strerror(EACCES))
@@ -76,4 +76,5 @@ def _overwrite(path: Path, content: bytes, mode: int) -> None:
             raise
         file.write(content)
         file.truncate()
+        file.flush()
         os.fsync(descriptor)

@@ -175,7 +175,7 @@ async def _dial(
         name = host.removesuffix(".")  # RFC 6066 section 3
     if context is not None and (family := _family(host)) is not None:
         sock = await _connect_tcp(loop, family, host, int(port))
-        token = alerts_go_to.set(sock)
+        token = alerts_go_to.set([sock])
         try:
             transport, _ = await loop.create_connection(lambda: protocol, sock=sock, ssl=context, server_hostname=name)
         finally:

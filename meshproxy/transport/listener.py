@@ -333,7 +333,7 @@ class Listener:
             self._handshakes += 1
             if context is not None:
                 map_apart(self._loop)
-                alerts_go_to.set(client)  # of this task, and what it starts
+                alerts_go_to.set([client])
             try:
                 await self._loop.connect_accepted_socket(
                     lambda: ProtocolDetector(self, remote, original),

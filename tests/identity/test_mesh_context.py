@@ -244,7 +244,7 @@ def test_the_alert_of_a_failed_handshake_goes_to_its_socket(is_full: bool) -> No
     old.check_hostname = False
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     sock = Socket(is_full)
-    token = alerts_go_to.set(sock)
+    token = alerts_go_to.set([sock])
     try:
         with pytest.raises(ssl.SSLError, match="UNSUPPORTED_PROTOCOL"):
             handshake(OWN.server, old)
@@ -255,11 +255,27 @@ def test_the_alert_of_a_failed_handshake_goes_to_its_socket(is_full: bool) -> No
 
 def test_nothing_is_sent_without_a_failure_and_the_socket_is_forgotten() -> None:
     sock = Socket()
-    token = alerts_go_to.set(sock)
+    token = alerts_go_to.set([sock])
     try:
         server_end, _ = handshake(OWN.server, OWN.client)
     finally:
         alerts_go_to.reset(token)
     assert isinstance(server_end, Handshake)
     assert server_end.sender is None
+    assert sock.sent == []
+
+
+def test_a_later_handshake_in_the_same_context_sends_its_alert_to_nobody() -> None:
+    """An inbound request opens connections, in the context of its own: their alerts are nothing for its client."""
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname = False
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    sock = Socket()
+    token = alerts_go_to.set([sock])
+    try:
+        handshake(OWN.server, OWN.client)
+        with pytest.raises(ssl.SSLError, match="UNSUPPORTED_PROTOCOL"):
+            handshake(OWN.server, old)
+    finally:
+        alerts_go_to.reset(token)
     assert sock.sent == []
