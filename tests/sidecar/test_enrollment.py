@@ -26,7 +26,7 @@ from meshproxy.control.authority import RequestRefused
 from meshproxy.control.service_accounts import PodIdentity
 from meshproxy.control.settings import Settings
 from meshproxy.devtools.ca import DevelopmentCA
-from meshproxy.identity import private_files
+from meshproxy.identity import certificates, private_files
 from meshproxy.identity.certificates import IdentityFiles, own_identity
 from meshproxy.sidecar import enrollment as module
 from meshproxy.sidecar.control_channel import ControlChannel
@@ -229,7 +229,7 @@ async def test_a_folder_that_may_not_be_searched_ends_nothing(
     def refuse(path: Path, *arguments: Any, **options: Any) -> Any:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(certificates, "open_regular", refuse)
     monkeypatch.setattr(Path, "stat", refuse)
     async with asyncio.timeout(60):
         while not it.failed and not running.done():
