@@ -204,7 +204,7 @@ async def _connect_tcp(
     loop: asyncio.AbstractEventLoop, family: socket.AddressFamily, host: str, port: int
 ) -> socket.socket:
     """A connected socket, which can be given to the handshake for its alert. Raises OSError."""
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # or asyncio leaves TCP_NODELAY out
     try:
         sock.setblocking(False)
         await loop.sock_connect(sock, (host, port))
