@@ -328,7 +328,7 @@ def _impossible(route: Placed, look: Look) -> Iterator[Problem]:
     own = value_at(find(route.node, "spec", "server"))
     if own is None and "inbound" in directions:
         servers = (find(sidecar.node, "spec", "inbound", "server") for sidecar in look(ONE_OF, "Sidecar"))
-        own = next((server.value for server in servers if server is not None), None)
+        own = next((value_at(server) for server in servers if server is not None), None)
     if mirror is not None and _targets(route, own) == {_target(mirror, own, _only_model(route))}:
         yield route.at(mirror, "spec.mirror", "mirrors calls to where they already go", Code.IMPOSSIBLE)
     yield from _text_versions(route, own, look)

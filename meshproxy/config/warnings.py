@@ -120,9 +120,11 @@ def _namespaces(placed: Sequence[Placed]) -> Iterator[Problem]:
     written = [
         (each, node)
         for each in placed
-        if each.kind != "Sidecar" and (node := find(each.node, "metadata", "namespace")) is not None
+        if each.kind != "Sidecar"
+        and (node := find(each.node, "metadata", "namespace")) is not None
+        and isinstance(node.value, str)
     ]
-    for most, _ in Counter(str(node.value) for _, node in written).most_common(1):
+    for most, _ in Counter(node.value for _, node in written).most_common(1):
         first = next(each for each, node in written if node.value == most)
         for each, node in written:
             if node.value != most:

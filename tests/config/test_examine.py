@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -196,3 +199,51 @@ def test_whatever_is_written_nothing_is_raised(documents: list[tuple[str, object
     for problem in examine([], text.encode()).problems:
         assert problem.code
         assert problem.message
+
+
+def _places(node: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The way to everything in a tree of mappings and lists."""
+    yield place
+    names = node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
+    for name in names:
+        yield from _places(node[name], (*place, name))
+
+
+WHOLE = [
+    {"kind": "MeshConfig", "metadata": {"name": "m", "namespace": "mesh"}, "spec": {"trustDomain": "m.example"}},
+    {
+        "kind": "Sidecar",
+        "metadata": {"name": "s", "labels": {"a": "b"}},
+        "spec": {"inbound": {"server": "local"}, "identity": {"certificate": "c", "key": "k", "trustBundle": "b"}},
+    },
+    {"kind": "ModelServer", "metadata": {"name": "local"}, "spec": {"endpoints": [{"rest": "127.0.0.1:8501"}]}},
+    {
+        "kind": "ModelRoute",
+        "metadata": {"name": "r", "namespace": "mesh"},
+        "spec": {
+            "models": ["m"],
+            "split": [{"version": 1, "weight": 9}, {"label": "next", "weight": 1}],
+            "mirror": {"version": 2},
+            "match": [{"caller": {"token": {"issuer": "i", "claims": {"a": "b"}}}}],
+        },
+    },
+    {"kind": "ModelRole", "metadata": {"name": "r"}, "spec": {"rules": [{"models": ["*"], "verbs": ["predict"]}]}},
+    {
+        "kind": "ModelRoleBinding",
+        "metadata": {"name": "b"},
+        "spec": {"role": "r", "subjects": [{"workload": {"spiffeId": "spiffe://m.example/a"}}]},
+    },
+]
+PLACES = [place for place in _places(WHOLE) if len(place) > 1]
+
+
+@pytest.mark.parametrize("other", [None, 7, "x", ["x"], {"x": "x"}], ids=str)
+def test_whatever_is_in_the_place_of_something_nothing_is_raised(other: object) -> None:
+    for *path, last in PLACES:
+        documents: Any = [{"apiVersion": "meshproxy.dev/v1alpha1", **document} for document in deepcopy(WHOLE)]
+        place = documents
+        for name in path:
+            place = place[name]
+        place[last] = other
+        for problem in examine([], "\n---\n".join(map(json.dumps, documents)).encode()).problems:
+            assert problem.message

@@ -173,7 +173,9 @@ def in_namespaces(*namespaces: str | None, kind: str = "ModelRole") -> list[str]
     return [str(each) for each in warn(placed)]
 
 
-@pytest.mark.parametrize("namespaces", [(), (None, None), ("mesh", None), ("mesh", "mesh")], ids=str)
+@pytest.mark.parametrize(
+    "namespaces", [(), (None, None), ("mesh", None), ("mesh", "mesh"), ("null", "mesh", "null")], ids=str
+)
 def test_documents_of_one_namespace(namespaces: tuple[str | None, ...]) -> None:
     assert in_namespaces(*namespaces) == []
 
