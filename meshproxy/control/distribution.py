@@ -292,12 +292,13 @@ class DocumentService:
     def _note_problems(self, watcher: Watcher) -> None:
         """It has said what is wrong with documents, or that nothing is."""
         self._count_problems(watcher, sum(map(sys.getsizeof, watcher.problems)))
-        if watcher.problem_bytes and self._problem_bytes.total() > PROBLEMS_BYTES:
+        if watcher.problem_bytes and (kept := self._problem_bytes.total()) > PROBLEMS_BYTES:
             greedy = set()
-            held = self._problem_bytes.copy()
-            while held.total() > PROBLEMS_BYTES // 2:  # so that it is long until the next time
-                greedy.add(greediest := max(held, key=held.__getitem__))
-                del held[greediest]
+            for identity, size in self._problem_bytes.most_common():
+                if kept <= PROBLEMS_BYTES // 2:  # so that it is long until the next time
+                    break
+                greedy.add(identity)
+                kept -= size
             for each in self.watchers.values():
                 if each.spiffe_id in greedy and each.problem_bytes:
                     each.problems = NOT_KEPT
