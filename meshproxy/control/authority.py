@@ -168,19 +168,25 @@ class Authority:
             AuthorityError: they cannot be used.
         """
         try:
-            chain = x509.load_pem_x509_certificates(certificate_pem)
             key = serialization.load_pem_private_key(key_pem, None)
-        except (ValueError, TypeError) as error:
-            raise AuthorityError("certificate and key must be PEM, and the key not encrypted") from error
+        except Exception as error:  # ValueError, TypeError, UnsupportedAlgorithm and what later releases add
+            raise AuthorityError(f"the key cannot be read ({error}): it must be PEM, and not encrypted") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise AuthorityError("the key is not an elliptic curve key")
-        is_root = chain[0].subject == chain[0].issuer
-        if not is_root and bundle_pem is None:
-            raise AuthorityError("the certificate is an intermediate: the roots above it are needed, too")
-        below_root = [each for each in chain if each.subject != each.issuer]
-        intermediates = b"".join(each.public_bytes(serialization.Encoding.PEM) for each in below_root)
         bundle = _roots(bundle_pem) if bundle_pem is not None else None
-        return cls(chain[0], key, intermediates_pem=intermediates, bundle_pem=bundle)
+        try:
+            chain = x509.load_pem_x509_certificates(certificate_pem)
+            below_root = [each for each in chain if each.subject != each.issuer]
+            if below_root[:1] == chain[:1] and bundle is None:
+                raise AuthorityError("the certificate is an intermediate: the roots above it are needed, too")
+            intermediates = b"".join(each.public_bytes(serialization.Encoding.PEM) for each in below_root)
+            return cls(chain[0], key, intermediates_pem=intermediates, bundle_pem=bundle)
+        except AuthorityError:
+            raise
+        except Exception as error:  # what is in a certificate is read late: extensions, names, the type of the key
+            raise AuthorityError(
+                f"the certificate cannot be read ({error}): it must be PEM of RFC 5280; issue it anew"
+            ) from error
 
     @property
     def certificate_pem(self) -> bytes:
@@ -348,7 +354,7 @@ def _trust_domain(certificate: x509.Certificate) -> str:
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except x509.ExtensionNotFound:
         raise AuthorityError("the certificate is not an authority's: it names no trust domain (spiffe://...)") from None
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     domain = uris[0].removeprefix("spiffe://") if len(uris) == 1 else ""

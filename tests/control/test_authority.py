@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -250,6 +250,27 @@ def test_what_is_no_authority() -> None:
     )
     with pytest.raises(AuthorityError, match="elliptic curve"):
         Authority.load(ca.bundle_pem, rsa_pem)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\x01", b"\x30\x04\xa3\x02\x30\x00", None],
+    ids=["no DER", "a name of EDI", "an extension twice"],
+)
+def test_a_certificate_that_cannot_be_read_to_its_end(content: bytes | None) -> None:
+    """The library reads an extension when it is asked for one."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = module.common_name("some authority")
+    builder = module.authority_certificate(name, key.public_key(), "m.example", NOW, timedelta(days=1), 0)
+    if content is not None:
+        names = x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, content)
+        others = [each for each in builder._extensions if each.oid != names.oid]
+        builder._extensions = [*others, x509.Extension(names.oid, False, names)]
+    else:
+        builder._extensions = [*builder._extensions, builder._extensions[-1]]
+    certificate = builder.issuer_name(name).sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    with pytest.raises(AuthorityError, match=r"the certificate cannot be read \(.+\): it must be PEM of RFC 5280"):
+        Authority.load(certificate, module.private_pem(key))
 
 
 def test_an_authority_without_trust_domain() -> None:
