@@ -26,7 +26,7 @@ from meshproxy.telemetry.otlp_http import RETRIED, advice, read_retry_after, req
 from meshproxy.telemetry.spans import spans_of
 from meshproxy.transport.channel import H1Channel, Target
 from meshproxy.transport.client import ClientError, exchange
-from meshproxy.transport.connect_failures import NoCredentials
+from meshproxy.transport.connect_failures import COLLECTOR, NoCredentials
 from meshproxy.transport.connector import named_server
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class SpanExporter:
         url = Url.read_any(settings.url)
         security = None
         if url.is_tls:
-            security = named_server(_context_of(settings))
+            security = named_server(_context_of(settings), hints=COLLECTOR)
         self._channel = H1Channel(shared, Target(url.address, security))
         self._url = settings.url
         self._head = RequestHead(

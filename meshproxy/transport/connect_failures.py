@@ -88,6 +88,10 @@ NAMED = Hints(
     "check whether it has TLS on this port",
     "add its authority to caFile, and have the server send its intermediates",
 )
+COLLECTOR = replace(
+    NAMED,
+    authority="let OTEL_EXPORTER_OTLP_CERTIFICATE name a file with its authority, and have it send its intermediates",
+)
 MODEL_SERVER = replace(
     NAMED,
     port="check whether it has TLS on this port, or leave it out of tls",

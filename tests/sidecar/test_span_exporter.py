@@ -339,6 +339,24 @@ async def test_a_collector_that_asks_for_our_certificate(record: SpanRecord, tmp
             await until(lambda: export.exported == 2)
 
 
+async def test_a_collector_of_another_authority(
+    record: SpanRecord, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What names its authority is a variable, no field of a document."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    issued = DevelopmentCA.create("dev.example").issue(dns=["localhost"])
+    context.load_cert_chain(*issued.write(tmp_path, "collector"))
+    other = DevelopmentCA.create("dev.example").write(tmp_path)
+    async with collecting(tls=context) as collector:
+        export = Export(collector.url, certificate=str(other), timeout=0.2)
+        async with running(export):
+            export.exporter.take(record)
+            await until(lambda: export.dropped("failed") == 2)
+    (lost,) = (each for each in caplog.records if each.message == "spans lost")
+    problem = vars(lost)["fields"]["problem"]
+    assert "is not issued by a trusted authority: let OTEL_EXPORTER_OTLP_CERTIFICATE name a file" in problem
+
+
 async def test_our_certificate_is_for_the_collector_only(tmp_path: Path) -> None:
     """Others that the system's authorities are for, such as issuers, share a context."""
     own = OwnFiles(tmp_path / "own.pem", tmp_path / "own-key.pem")
