@@ -461,7 +461,8 @@ def _untrusted() -> CertificateError:
     return CertificateError(
         "untrusted",
         "our own certificate is not signed by an authority of the trust bundle: when an authority rotates, the "
-        "bundle must contain the new one before its certificates are used; intermediates follow the leaf",
+        "bundle must contain the new one before its certificates are used; intermediates follow the leaf, and of one "
+        "that two authorities have signed, the certificate by an authority of the bundle comes first",
     )
 
 

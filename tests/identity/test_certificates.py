@@ -18,6 +18,7 @@ from cryptography.x509 import AuthorityKeyIdentifier, CertificateBuilder, load_d
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from meshproxy.config import unreadable
+from meshproxy.control.authority import authority_certificate
 from meshproxy.devtools.ca import DevelopmentCA, IssuedCertificate
 from meshproxy.identity import certificates
 from meshproxy.identity.certificates import (
@@ -167,6 +168,22 @@ def test_what_tls_1_2_may_resume_is_still_read(tmp_path: Path) -> None:
     # And a new context, which every change of trust makes, knows nothing of the old one's sessions.
     changed = own_identity(credentials(), DOMAIN, time(), minimum_version=ssl.TLSVersion.TLSv1_2).server
     assert not handshake(changed, client, first.session)[0].session_reused
+
+
+def test_the_order_of_an_intermediate_that_two_authorities_have_signed() -> None:
+    """OpenSSL takes the first that fits, and looks at no other: neither here nor where a peer does."""
+    old, new = DevelopmentCA.create(DOMAIN), DevelopmentCA.create(DOMAIN)
+    below = old.intermediate()
+    unsigned = authority_certificate(
+        below.certificate.subject, below._key.public_key(), DOMAIN, time(), timedelta(days=1), path_length=0
+    )
+    by_old, by_new = below.bundle_pem, new._sign(unsigned).public_bytes(serialization.Encoding.PEM)
+    leaf = below.issue(ID)
+    pem = leaf.certificate_pem[: -len(by_old)]
+    assert pem + by_old == leaf.certificate_pem
+    own_identity(Credentials(pem + by_new + by_old, leaf.key_pem, new.bundle_pem), DOMAIN, time())
+    with pytest.raises(CertificateError, match="by an authority of the bundle comes first"):
+        own_identity(Credentials(pem + by_old + by_new, leaf.key_pem, new.bundle_pem), DOMAIN, time())
 
 
 def test_intermediates_travel_with_the_leaf() -> None:
